@@ -1,0 +1,51 @@
+//! Options of the reference that this version does not have yet.
+
+use std::ffi::OsString;
+
+/// Their names, without dashes.
+pub const LATER: &[&str] = &[
+    "api-socket",
+    "balloon",
+    "console",
+    "dbus-object-path",
+    "dbus-service-name",
+    "dbus-system-bus",
+    "device",
+    "disk",
+    "fs",
+    "fw-cfg-config",
+    "gdb",
+    "generic-vhost-user",
+    "host-data",
+    "igvm",
+    "ivshmem",
+    "memory-zone",
+    "net",
+    "numa",
+    "pci-segment",
+    "pmem",
+    "pvmemcontrol",
+    "pvpanic",
+    "rate-limit-group",
+    "restore",
+    "rng",
+    "rtc",
+    "tpm",
+    "user-device",
+    "vdpa",
+    "vsock",
+    "watchdog",
+];
+
+/// What to say if a command line has one of them.
+pub(super) fn explain(words: &[OsString]) -> Option<String> {
+    let name = words.iter().find_map(|word| {
+        let name = word.to_str()?.strip_prefix("--")?;
+        let name = name.split('=').next()?;
+        LATER.iter().find(|later| **later == name)
+    })?;
+    Some(format!(
+        "error: --{name} is not in this version yet; docs/compatibility.md says what is\n\n\
+         For more information, try '--help'.\n"
+    ))
+}

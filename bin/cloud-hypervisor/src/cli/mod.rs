@@ -1,0 +1,205 @@
+//! The command line.
+//!
+//! Most options are types of `config` or of a device, read by `keyvalue`; here are their names, their order in
+//! the help and the rules between them. Help texts are only put together when somebody asks for help: the
+//! usual start does not pay for them.
+
+mod command;
+mod later;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+use clap::error::ErrorKind;
+use config::{LandlockConfig, PayloadConfig, Problem, VmConfig};
+use sandbox::Mode;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use telemetry::log::{Format, LevelFilter};
+
+pub use command::{Help, command};
+pub use later::LATER;
+
+/// Where events go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventMonitorConfig {
+    /// File that gets the events; created or emptied.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// Descriptor that the monitor inherited.
+    #[serde(default)]
+    pub fd: Option<i32>,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The machine.
+    pub vm: VmConfig,
+    /// System-call filters.
+    pub seccomp: Mode,
+    /// Keep the monitor when the guest powers off.
+    pub no_shutdown: bool,
+    /// Where events go.
+    pub event_monitor: Option<EventMonitorConfig>,
+    /// Where the log goes; standard error otherwise.
+    pub log_file: Option<PathBuf>,
+    /// How a line of the log looks.
+    pub log_format: Format,
+    /// What is logged.
+    pub log_level: LevelFilter,
+}
+
+/// Why a command line does not lead to a machine.
+#[derive(Debug)]
+pub enum Stop {
+    /// It asked for a text: exit status 0.
+    Done(String),
+    /// It is not a possible command line: exit status 2.
+    Usage(String),
+    /// A value of it is wrong: exit status 1.
+    Problem(Problem),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl Invocation {
+    /// Reads a command line, program name first.
+    ///
+    /// # Errors
+    /// [`Stop`] if it is wrong or asks for a text.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        let matches = match command(Help::No).try_get_matches_from(&words) {
+            Ok(matches) => matches,
+            Err(error) => return Err(explain(&error, &words)),
+        };
+        if matches.get_flag("version") {
+            return Err(Stop::Done(command::version(matches.get_count("verbose") > 0)));
+        }
+        check_groups(&matches)?;
+        Ok(Self {
+            vm: vm_config(&matches)?,
+            seccomp: parse(&matches, "seccomp")?.unwrap_or_default(),
+            no_shutdown: matches.get_flag("no-shutdown"),
+            event_monitor: read(&matches, "event-monitor")?,
+            log_file: path(&matches, "log-file"),
+            log_format: parse(&matches, "log-format")?.unwrap_or_default(),
+            log_level: match matches.get_count("verbose") {
+                0 => LevelFilter::Warn,
+                1 => LevelFilter::Info,
+                2 => LevelFilter::Debug,
+                _ => LevelFilter::Trace,
+            },
+        })
+    }
+}
+
+/// Turns the parser's refusal into ours: help is built only here, and an option that the reference has and
+/// this version does not is named as such.
+fn explain(error: &clap::Error, words: &[OsString]) -> Stop {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp => Stop::Done(command(Help::Yes).render_help().to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Stop::Usage(command(Help::Yes).render_help().to_string())
+        }
+        ErrorKind::UnknownArgument => later::explain(words).map_or(Stop::Usage(text), Stop::Usage),
+        _ => Stop::Usage(text),
+    }
+}
+
+/// A machine's options make sense only with something to run.
+fn check_groups(matches: &ArgMatches) -> Result<(), Stop> {
+    if matches.contains_id("kernel") || matches.contains_id("firmware") {
+        return Ok(());
+    }
+    Err(Stop::Usage(
+        "error: the machine has nothing to run: give --kernel or --firmware\n\n\
+         For more information, try '--help'.\n"
+            .into(),
+    ))
+}
+
+fn vm_config(matches: &ArgMatches) -> Result<VmConfig, Problem> {
+    let mut config = VmConfig {
+        cpus: read(matches, "cpus")?.unwrap_or_default(),
+        memory: read(matches, "memory")?.unwrap_or_default(),
+        payload: Some(PayloadConfig {
+            firmware: path(matches, "firmware"),
+            kernel: path(matches, "kernel"),
+            cmdline: text(matches, "cmdline").map(ToOwned::to_owned),
+            initramfs: path(matches, "initramfs"),
+        }),
+        platform: read(matches, "platform")?,
+        landlock_enable: matches.get_flag("landlock"),
+        landlock_rules: read_all::<LandlockConfig>(matches, "landlock-rules")?,
+        devices: serde_json::Map::new(),
+    };
+    for (names, kind) in catalog::options() {
+        if let Some(value) = text(matches, names.flag) {
+            config.devices.insert(names.field.to_owned(), kind.read_flag(value)?);
+        }
+    }
+    Ok(config)
+}
+
+fn text<'a>(matches: &'a ArgMatches, option: &str) -> Option<&'a str> {
+    matches.get_one::<String>(option).map(String::as_str)
+}
+
+fn path(matches: &ArgMatches, option: &str) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>(option).cloned()
+}
+
+fn problem(option: &str, error: impl ToString) -> Problem {
+    Problem::new(format!("--{option}"), error.to_string())
+}
+
+fn parse<T: std::str::FromStr<Err: ToString>>(
+    matches: &ArgMatches,
+    option: &str,
+) -> Result<Option<T>, Problem> {
+    text(matches, option).map(|text| text.parse().map_err(|error: T::Err| problem(option, error))).transpose()
+}
+
+fn read<T: DeserializeOwned + JsonSchema>(
+    matches: &ArgMatches,
+    option: &str,
+) -> Result<Option<T>, Problem> {
+    text(matches, option)
+        .map(|text| keyvalue::from_str(text).map_err(|error| problem(option, error)))
+        .transpose()
+}
+
+fn read_all<T: DeserializeOwned + JsonSchema>(
+    matches: &ArgMatches,
+    option: &str,
+) -> Result<Option<Vec<T>>, Problem> {
+    let Some(values) = matches.get_many::<String>(option) else { return Ok(None) };
+    values
+        .map(|text| keyvalue::from_str(text).map_err(|error| problem(option, error)))
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+/// Prints what was asked for.
+#[must_use]
+pub fn print(text: &str) -> ExitCode {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    // A reader that left early (`| head`) has what it wanted.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests;

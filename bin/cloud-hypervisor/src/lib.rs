@@ -1,0 +1,40 @@
+//! The monitor: from a command line to a running machine.
+//!
+//! [`main`] reads the command line ([`cli`]), prepares the process (log, events, ways out, Landlock) and hands
+//! the machine to the driver thread of `machine`. What is left for the main thread is to wait for the end.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+mod error;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+/// Exit status of a wrong command line.
+const USAGE: u8 = 2;
+
+/// Runs the monitor with the process's own command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    telemetry::start_clock();
+    let invocation = match cli::Invocation::read(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(cli::Stop::Done(text)) => return cli::print(&text),
+        Err(cli::Stop::Usage(text)) => {
+            eprint!("{text}");
+            return ExitCode::from(USAGE);
+        }
+        Err(cli::Stop::Problem(problem)) => {
+            telemetry::print_chain(&problem);
+            return ExitCode::FAILURE;
+        }
+    };
+    match run::run(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            telemetry::print_chain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The two sides of a device: what can be made, and what was made.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use firmware::Node;
+use sandbox::Allow;
+use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Error, Facts, Host, Problem, Result, Saved};
+
+/// How users and the machine call a kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Name of the kind in saved state and messages: `serial`. Unique in the catalog.
+    pub kind: &'static str,
+    /// Command-line flag without dashes, and the member of the same meaning in the JSON configuration; none
+    /// for a device that the user cannot configure.
+    pub option: Option<OptionNames>,
+    /// Device id (`__serial`), or for a kind of which there can be many the prefix of generated ids (`_disk`).
+    pub id: &'static str,
+}
+
+/// The names of one configurable thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionNames {
+    /// Command-line flag without dashes: `debug-console`.
+    pub flag: &'static str,
+    /// Member of the JSON configuration: `debug_console`.
+    pub field: &'static str,
+}
+
+/// When a machine has a device of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// In every machine; the user cannot say anything about it.
+    Always,
+    /// In every machine, configured by default; the user may configure it otherwise, or away.
+    ByDefault,
+    /// Only if asked for.
+    OnRequest,
+}
+
+/// The system calls of a device's code, by the thread that runs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Syscalls {
+    /// [`Kind::build`] and the methods of [`Device`], on the thread that owns the machine.
+    pub owner: &'static [Allow],
+    /// [`crate::Target`]'s methods, on the guest's processors.
+    pub vcpu: &'static [Allow],
+    /// Its workers.
+    pub worker: &'static [Allow],
+}
+
+impl Syscalls {
+    /// Nothing beyond [`sandbox::COMMON`].
+    pub const NONE: Self = Self { owner: &[], vcpu: &[], worker: &[] };
+}
+
+/// The configuration of a device that has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoConfig {}
+
+/// A kind of device. Implemented once per device folder, on a unit struct.
+pub trait Kind: Sync + 'static {
+    /// What it is called.
+    const NAMES: Names;
+    /// When it is there.
+    const PRESENCE: Presence;
+    /// System calls that its code makes beyond [`sandbox::COMMON`].
+    const SYSCALLS: Syscalls = Syscalls::NONE;
+
+    /// What the user can say about it: flag, JSON member, help and documentation in one type.
+    type Config: Serialize + DeserializeOwned + JsonSchema;
+    /// What [`Kind::build`] makes.
+    type Device: Device + 'static;
+
+    /// The configuration of a machine whose user says nothing. Only for [`Presence::ByDefault`] and
+    /// [`Presence::Always`].
+    fn by_default() -> Option<Self::Config> {
+        None
+    }
+
+    /// Whether this configuration means that there is no device (`--serial off`).
+    fn is_off(_config: &Self::Config) -> bool {
+        false
+    }
+
+    /// Checks what can be known without building.
+    ///
+    /// # Errors
+    /// The first [`Problem`] found.
+    fn check(_config: &Self::Config, _facts: &Facts) -> std::result::Result<(), Problem> {
+        Ok(())
+    }
+
+    /// Paths of the host that the device opens, and how: they become Landlock rules.
+    fn paths(_config: &Self::Config) -> Vec<(PathBuf, sandbox::landlock::Access)> {
+        Vec::new()
+    }
+
+    /// Makes one. The same path serves boot, hot-plug, restore and migration.
+    ///
+    /// # Errors
+    /// Whatever keeps it from working; nothing stays behind.
+    fn build(config: Self::Config, host: &mut Host<'_>) -> Result<Self::Device>;
+}
+
+/// A device of a machine.
+///
+/// Life: built, then started and stopped any number of times, then dropped. State is looked at and put back
+/// only while it is stopped. A device without threads has nothing to start.
+pub trait Device: Send {
+    /// Begins to work: from here it may write guest memory and interrupt the guest.
+    ///
+    /// # Errors
+    /// If a worker cannot start; the device is then stopped.
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends work: after this no guest memory is written and no interrupt sent.
+    ///
+    /// # Errors
+    /// If a worker had failed before. The device is stopped in any case.
+    fn stop(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Its state. Only while stopped.
+    ///
+    /// # Errors
+    /// [`Error::BadState`] if there is no form for it.
+    fn save(&self) -> Result<Saved>;
+
+    /// Puts a state back. Only while stopped.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] or [`Error::BadState`]; the device is then as it was.
+    fn restore(&mut self, saved: Saved) -> Result<()>;
+
+    /// Changes it while it works (the size of a disk or a balloon).
+    ///
+    /// # Errors
+    /// [`Error::NotChangeable`] unless the kind knows how.
+    fn update(&mut self, _change: Value) -> Result<()> {
+        Err(Error::NotChangeable("this device"))
+    }
+
+    /// How the guest's firmware tables describe it.
+    fn nodes(&self) -> Vec<Node> {
+        Vec::new()
+    }
+
+    /// What was decided at build time and belongs into the configuration that `vm.info` shows, as members to
+    /// merge (a pty's path).
+    fn decided(&self) -> Option<Value> {
+        None
+    }
+}
+
+/// A [`Kind`] with its types erased: what the catalog lists.
+pub trait AnyKind: Sync {
+    /// See [`Kind::NAMES`].
+    fn names(&self) -> Names;
+    /// See [`Kind::PRESENCE`].
+    fn presence(&self) -> Presence;
+    /// See [`Kind::SYSCALLS`].
+    fn syscalls(&self) -> Syscalls;
+    /// Schema of [`Kind::Config`].
+    fn schema(&self) -> Schema;
+    /// See [`Kind::by_default`].
+    fn by_default(&self) -> Option<Value>;
+    /// Reads the value of the command-line flag.
+    ///
+    /// # Errors
+    /// A [`Problem`] that names the flag.
+    fn read_flag(&self, text: &str) -> std::result::Result<Value, Problem>;
+    /// The value of the command-line flag that means this configuration; for help.
+    fn write_flag(&self, config: &Value) -> String;
+    /// See [`Kind::check`].
+    ///
+    /// # Errors
+    /// A [`Problem`] that names the option, also if the configuration does not read.
+    fn check(&self, config: &Value, facts: &Facts) -> std::result::Result<(), Problem>;
+    /// See [`Kind::is_off`]. A configuration that does not read is not off.
+    fn is_off(&self, config: &Value) -> bool;
+    /// See [`Kind::paths`].
+    ///
+    /// # Errors
+    /// A [`Problem`] if the configuration does not read.
+    fn paths(
+        &self,
+        config: &Value,
+    ) -> std::result::Result<Vec<(PathBuf, sandbox::landlock::Access)>, Problem>;
+    /// See [`Kind::build`].
+    ///
+    /// # Errors
+    /// As [`Kind::build`], and a [`Problem`] if the configuration does not read.
+    fn build(&self, config: &Value, host: &mut Host<'_>) -> Result<Box<dyn Device>>;
+}
+
+fn option_of(names: &Names) -> String {
+    names.option.map_or_else(|| names.kind.to_owned(), |option| format!("--{}", option.flag))
+}
+
+fn read<K: Kind>(config: &Value) -> std::result::Result<K::Config, Problem> {
+    K::Config::deserialize(config)
+        .map_err(|error| Problem::new(option_of(&K::NAMES), error.to_string()))
+}
+
+impl<K: Kind> AnyKind for K {
+    fn names(&self) -> Names {
+        K::NAMES
+    }
+
+    fn presence(&self) -> Presence {
+        K::PRESENCE
+    }
+
+    fn syscalls(&self) -> Syscalls {
+        K::SYSCALLS
+    }
+
+    fn schema(&self) -> Schema {
+        schemars::schema_for!(K::Config)
+    }
+
+    fn by_default(&self) -> Option<Value> {
+        let config = K::by_default()?;
+        Some(serde_json::to_value(config).expect("a configuration is plain data"))
+    }
+
+    fn read_flag(&self, text: &str) -> std::result::Result<Value, Problem> {
+        let problem = |text: String| Problem::new(option_of(&K::NAMES), text);
+        let config: K::Config =
+            keyvalue::from_str(text).map_err(|error| problem(error.to_string()))?;
+        serde_json::to_value(config).map_err(|error| problem(error.to_string()))
+    }
+
+    fn write_flag(&self, config: &Value) -> String {
+        let text = read::<K>(config).ok().and_then(|config| keyvalue::to_string(&config).ok());
+        text.unwrap_or_default()
+    }
+
+    fn check(&self, config: &Value, facts: &Facts) -> std::result::Result<(), Problem> {
+        K::check(&read::<K>(config)?, facts)
+    }
+
+    fn is_off(&self, config: &Value) -> bool {
+        read::<K>(config).is_ok_and(|config| K::is_off(&config))
+    }
+
+    fn paths(
+        &self,
+        config: &Value,
+    ) -> std::result::Result<Vec<(PathBuf, sandbox::landlock::Access)>, Problem> {
+        Ok(K::paths(&read::<K>(config)?))
+    }
+
+    fn build(&self, config: &Value, host: &mut Host<'_>) -> Result<Box<dyn Device>> {
+        Ok(Box::new(K::build(read::<K>(config)?, host)?))
+    }
+}
+
+impl Debug for dyn AnyKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kind").field(&self.names().kind).finish()
+    }
+}

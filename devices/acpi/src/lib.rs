@@ -1,0 +1,167 @@
+//! Sleep, reset and power management timer of hardware-reduced ACPI.
+//!
+//! One register puts the machine to sleep or resets it, one counts time. Where they are, the guest reads in
+//! the FADT; the places here and there are the same constants of `arch`.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use arch::layout;
+use device::{
+    Device, Error, Host, Kind, Names, NoConfig, Power, PowerEvent, Presence, Region, Result, Saved,
+    Shared, Target,
+};
+use serde::{Deserialize, Serialize};
+
+/// Sleep control (ACPI 6.5, 4.8.3.7) and, in the same byte, the reset register (4.8.3.6).
+const SLEEP_PORT: u16 = layout::PORT_ACPI_SLEEP;
+
+/// The kind.
+#[derive(Debug)]
+pub struct Acpi;
+
+impl Kind for Acpi {
+    const NAMES: Names = Names { kind: "acpi", option: None, id: "__acpi" };
+    const PRESENCE: Presence = Presence::Always;
+    type Config = NoConfig;
+    type Device = Registers;
+
+    fn build(_config: NoConfig, host: &mut Host<'_>) -> Result<Registers> {
+        let sleep = Shared::new(Sleep { power: host.power() });
+        let timer = Shared::new(Timer { since: Instant::now(), before: Duration::ZERO });
+        Ok(Registers {
+            _sleep: host.ports(SLEEP_PORT, 2, &sleep)?,
+            _timer: host.ports(layout::PORT_PM_TIMER, layout::PORT_PM_TIMER_COUNT, &timer)?,
+            timer,
+        })
+    }
+}
+
+/// The registers of one machine.
+#[derive(Debug)]
+pub struct Registers {
+    _sleep: Region,
+    _timer: Region,
+    timer: Shared<Timer>,
+}
+
+/// State at rest, version 1.
+#[derive(Serialize, Deserialize)]
+struct State {
+    /// Nanoseconds that the timer has counted.
+    timer_nanos: u64,
+}
+
+impl Device for Registers {
+    fn save(&self) -> Result<Saved> {
+        let nanos = self.timer.lock().elapsed().as_nanos();
+        let state = State { timer_nanos: u64::try_from(nanos).unwrap_or(u64::MAX) };
+        Saved::new(Acpi::NAMES.kind, 1, &state)
+    }
+
+    fn restore(&mut self, saved: Saved) -> std::result::Result<(), Error> {
+        let state: State = saved.read(Acpi::NAMES.kind, 1)?;
+        let before = Duration::from_nanos(state.timer_nanos);
+        *self.timer.lock() = Timer { since: Instant::now(), before };
+        Ok(())
+    }
+}
+
+/// Sleep control at offset 0, sleep status at offset 1.
+#[derive(Debug)]
+struct Sleep {
+    power: Power,
+}
+
+impl Target for Sleep {
+    /// Never asleep, never woken.
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let (0, [value]) = (offset, data) else { return };
+        match *value {
+            layout::ACPI_RESET_VALUE => self.power.request(PowerEvent::Reset),
+            layout::ACPI_POWER_OFF_VALUE => self.power.request(PowerEvent::Off),
+            _ => {}
+        }
+    }
+}
+
+/// Counts up, 32 bits wide, from the start of the machine.
+#[derive(Debug)]
+struct Timer {
+    since: Instant,
+    before: Duration,
+}
+
+impl Timer {
+    fn elapsed(&self) -> Duration {
+        self.before.saturating_add(self.since.elapsed())
+    }
+}
+
+/// The counter after this time; it wraps every 20 minutes.
+fn count(elapsed: Duration) -> [u8; 4] {
+    let ticks = elapsed.as_nanos() * u128::from(layout::PM_TIMER_HZ) / 1_000_000_000;
+    let [low @ .., _, _, _, _, _, _, _, _, _, _, _, _] = ticks.to_le_bytes();
+    low
+}
+
+impl Target for Timer {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        let bytes = count(self.elapsed());
+        for (offset, value) in (usize::try_from(offset).unwrap_or(usize::MAX)..).zip(data) {
+            *value = bytes.get(offset).copied().unwrap_or(0xff);
+        }
+    }
+
+    fn write(&mut self, _offset: u64, _data: &[u8]) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn resets_and_powers_off_on_exactly_their_values() {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&events);
+        let mut sleep =
+            Sleep { power: Power::new(move |event| log.lock().unwrap().push(event)) };
+        for value in 0..=255 {
+            sleep.write(0, &[value]);
+            sleep.write(1, &[value]);
+        }
+        // 0x34: type 5 and the enable bit.
+        assert_eq!(*events.lock().unwrap(), [PowerEvent::Reset, PowerEvent::Off]);
+        events.lock().unwrap().clear();
+        sleep.write(0, &[0x34, 0]);
+        assert!(events.lock().unwrap().is_empty());
+        sleep.write(0, &[0x34]);
+        assert_eq!(*events.lock().unwrap(), [PowerEvent::Off]);
+    }
+
+    #[test]
+    fn counts_at_the_frequency_of_the_specification_and_wraps() {
+        let after = |elapsed| u32::from_le_bytes(count(elapsed));
+        assert_eq!(after(Duration::ZERO), 0);
+        assert_eq!(after(Duration::from_secs(1)), 3_579_545);
+        assert_eq!(after(Duration::from_millis(500)), 1_789_772);
+        assert_eq!(after(Duration::from_secs(1200)), (1200u64 * 3_579_545 % (1 << 32)) as u32);
+    }
+
+    #[test]
+    fn single_bytes_of_the_timer_are_its_bytes() {
+        let mut timer =
+            Timer { since: Instant::now(), before: Duration::from_secs(1_000_000_000) };
+        let mut whole = [0; 4];
+        timer.read(0, &mut whole);
+        let mut top = [0];
+        timer.read(3, &mut top);
+        assert!(top[0].wrapping_sub(whole[3]) <= 1);
+    }
+}

@@ -1,0 +1,218 @@
+//! A port whose bytes go to a console of the host (the Bochs debug port).
+//!
+//! The simplest way for a guest to say something: write a byte to the port. Reading it gives 0xe9, by which a
+//! guest finds out that it is there.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use arch::layout;
+use device::{
+    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result, Saved,
+    Shared, Syscalls, Target,
+};
+use reactor::Task;
+use sandbox::landlock::Access;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use stream::{ConsoleMode, Discard, Endpoint, InputWorker, Stream};
+
+/// Name of the thread that takes readers of a pseudo terminal in and out.
+const READERS_THREAD: &str = "__debug_console";
+const SIGNATURE: u8 = 0xe9;
+
+/// The debug console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DebugConsoleConfig {
+    /// File that gets the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Where the port is connected to.
+    #[schemars(extend("x-flag-syntax" = "modes"))]
+    pub mode: ConsoleMode,
+    /// The I/O port.
+    #[serde(default = "default_port")]
+    #[schemars(extend("x-flag-syntax" = "hex"))]
+    pub iobase: Option<u16>,
+    /// Unix socket for one client at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the field is optional in the API")]
+fn default_port() -> Option<u16> {
+    Some(layout::PORT_DEBUG_CONSOLE)
+}
+
+impl DebugConsoleConfig {
+    fn endpoint(&self) -> std::result::Result<Endpoint, Problem> {
+        self.mode
+            .endpoint(self.file.as_deref(), self.socket.as_deref())
+            .map_err(|text| Problem::new("--debug-console", text))
+    }
+}
+
+/// The kind.
+#[derive(Debug)]
+pub struct DebugConsole;
+
+impl Kind for DebugConsole {
+    const NAMES: Names = Names {
+        kind: "debug-console",
+        option: Some(OptionNames { flag: "debug-console", field: "debug_console" }),
+        id: "__debug_console",
+    };
+    const PRESENCE: Presence = Presence::ByDefault;
+    const SYSCALLS: Syscalls = Syscalls {
+        owner: stream::OPEN_SYSCALLS,
+        vcpu: stream::OUTPUT_SYSCALLS,
+        worker: stream::SYSCALLS,
+    };
+    type Config = DebugConsoleConfig;
+    type Device = Port;
+
+    fn by_default() -> Option<DebugConsoleConfig> {
+        Some(DebugConsoleConfig {
+            file: None,
+            mode: ConsoleMode::Off,
+            iobase: default_port(),
+            socket: None,
+        })
+    }
+
+    fn is_off(config: &DebugConsoleConfig) -> bool {
+        config.mode == ConsoleMode::Off
+    }
+
+    fn check(config: &DebugConsoleConfig, _facts: &Facts) -> std::result::Result<(), Problem> {
+        config.endpoint().map(drop)
+    }
+
+    fn paths(config: &DebugConsoleConfig) -> Vec<(PathBuf, Access)> {
+        config.endpoint().map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
+    }
+
+    fn build(config: DebugConsoleConfig, host: &mut Host<'_>) -> Result<Port> {
+        let failed = |source: stream::Error| Error::Backend {
+            what: "--debug-console".into(),
+            source: source.into(),
+        };
+        let stream = Stream::open(&config.endpoint()?).map_err(failed)?;
+        let pty = stream.path().map(ToOwned::to_owned);
+        let (output, readers) = stream.output_only().map_err(failed)?;
+        let registers = Shared::new(Registers { output });
+        let port = config.iobase.unwrap_or(layout::PORT_DEBUG_CONSOLE);
+        Ok(Port {
+            _port: host.ports(port, 1, &registers)?,
+            pty,
+            rules: host.thread_rules()?,
+            readers,
+            task: None,
+        })
+    }
+}
+
+/// The port of one machine. It has no state.
+#[derive(Debug)]
+pub struct Port {
+    _port: Region,
+    pty: Option<PathBuf>,
+    rules: sandbox::Filter,
+    readers: Option<InputWorker<Discard>>,
+    task: Option<Task<InputWorker<Discard>>>,
+}
+
+impl Device for Port {
+    fn start(&mut self) -> Result<()> {
+        let Some(worker) = self.readers.take() else { return Ok(()) };
+        let task = Task::spawn(READERS_THREAD, self.rules.clone(), worker)
+            .map_err(|source| Error::Worker { name: READERS_THREAD.into(), source })?;
+        self.task = Some(task);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let Some(task) = self.task.take() else { return Ok(()) };
+        let worker = task.stop().map_err(|source| Error::Backend {
+            what: format!("thread {READERS_THREAD} failed"),
+            source: source.into(),
+        })?;
+        self.readers = Some(worker);
+        Ok(())
+    }
+
+    fn save(&self) -> Result<Saved> {
+        Saved::new(DebugConsole::NAMES.kind, 1, &())
+    }
+
+    fn restore(&mut self, saved: Saved) -> Result<()> {
+        saved.read(DebugConsole::NAMES.kind, 1)
+    }
+
+    fn decided(&self) -> Option<Value> {
+        let path = self.pty.as_ref()?;
+        Some(serde_json::json!({ "file": path }))
+    }
+}
+
+struct Registers<W> {
+    output: W,
+}
+
+impl<W: Write + Send> Target for Registers<W> {
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        if let [value] = data {
+            *value = SIGNATURE;
+        }
+    }
+
+    fn write(&mut self, _offset: u64, data: &[u8]) {
+        // Debug output that nobody takes is no reason to disturb the guest.
+        let _ = self.output.write_all(data).and_then(|()| self.output.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> DebugConsoleConfig {
+        keyvalue::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn port_and_mode() {
+        let config = read("file=/tmp/x,iobase=0x402");
+        assert_eq!(config.iobase, Some(0x402));
+        assert_eq!(config.endpoint(), Ok(Endpoint::File("/tmp/x".into())));
+        assert_eq!(read("tty").iobase, Some(0xe9));
+        for text in ["iobase=0xe9", "tty,iobase=233", "tty,iobase=0x10000", ""] {
+            assert!(keyvalue::from_str::<DebugConsoleConfig>(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn off_by_default() {
+        let config = DebugConsole::by_default().unwrap();
+        assert!(DebugConsole::is_off(&config));
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(json, r#"{"mode":"Off","iobase":233}"#);
+        let json: DebugConsoleConfig = serde_json::from_str(r#"{"mode":"Tty"}"#).unwrap();
+        assert_eq!(json.iobase, Some(233));
+    }
+
+    #[test]
+    fn every_byte_goes_out_and_the_signature_comes_back() {
+        let mut registers = Registers { output: Vec::new() };
+        for byte in b"hello" {
+            registers.write(0, &[*byte]);
+        }
+        assert_eq!(registers.output, b"hello");
+        let mut data = [0];
+        registers.read(0, &mut data);
+        assert_eq!(data, [0xe9]);
+    }
+}

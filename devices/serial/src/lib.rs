@@ -1,0 +1,188 @@
+//! 16550A UART, the first serial port of a PC.
+//!
+//! The registers are `vm-superio`'s; here they get their ports, their interrupt line and the host's end: what
+//! the guest sends goes to an [`stream::Output`] on the processor's own thread, what a user types comes
+//! through a worker that reads only while the receive FIFO has room.
+#![forbid(unsafe_code)]
+
+mod uart;
+
+use std::path::PathBuf;
+
+use arch::layout;
+use device::{
+    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result, Saved,
+    Shared, Syscalls,
+};
+use firmware::{AcpiId, Node, Resource};
+use reactor::{Kick, Task};
+use sandbox::landlock::Access;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use stream::{ConsoleMode, Endpoint, Input, InputWorker, Stream};
+use uart::{Feed, State, Uart};
+
+/// Name of the thread that carries what is typed.
+const INPUT_THREAD: &str = "serial-manager";
+
+/// The serial port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SerialConfig {
+    /// File that gets the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Where the port is connected to.
+    #[schemars(extend("x-flag-syntax" = "modes"))]
+    pub mode: ConsoleMode,
+    /// Unix socket for one client at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+}
+
+impl SerialConfig {
+    fn endpoint(&self) -> std::result::Result<Endpoint, Problem> {
+        self.mode
+            .endpoint(self.file.as_deref(), self.socket.as_deref())
+            .map_err(|text| Problem::new("--serial", text))
+    }
+}
+
+/// The kind.
+#[derive(Debug)]
+pub struct Serial;
+
+impl Kind for Serial {
+    const NAMES: Names = Names {
+        kind: "serial",
+        option: Some(OptionNames { flag: "serial", field: "serial" }),
+        id: "__serial",
+    };
+    const PRESENCE: Presence = Presence::ByDefault;
+    const SYSCALLS: Syscalls = Syscalls {
+        owner: stream::OPEN_SYSCALLS,
+        vcpu: stream::OUTPUT_SYSCALLS,
+        worker: stream::SYSCALLS,
+    };
+    type Config = SerialConfig;
+    type Device = Port;
+
+    fn by_default() -> Option<SerialConfig> {
+        Some(SerialConfig { file: None, mode: ConsoleMode::Null, socket: None })
+    }
+
+    fn is_off(config: &SerialConfig) -> bool {
+        config.mode == ConsoleMode::Off
+    }
+
+    fn check(config: &SerialConfig, _facts: &Facts) -> std::result::Result<(), Problem> {
+        config.endpoint().map(drop)
+    }
+
+    fn paths(config: &SerialConfig) -> Vec<(PathBuf, Access)> {
+        config.endpoint().map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
+    }
+
+    fn build(config: SerialConfig, host: &mut Host<'_>) -> Result<Port> {
+        let stream = Stream::open(&config.endpoint()?)
+            .map_err(|source| Error::Backend { what: "--serial".into(), source: source.into() })?;
+        let pty = stream.path().map(ToOwned::to_owned);
+        let (output, input) = stream.split();
+        let resume = Kick::new()
+            .map_err(|source| Error::Worker { name: INPUT_THREAD.into(), source })?;
+        let line = host.legacy_irq(layout::GSI_COM1)?;
+        let uart = Shared::new(Uart::new(line, output, resume.clone()));
+        let reader = input.map(|input| Reader::new(input, Feed(uart.clone()), resume, host));
+        Ok(Port {
+            _ports: host.ports(layout::PORT_COM1, layout::PORT_COM1_COUNT, &uart)?,
+            uart,
+            pty,
+            reader: reader.transpose()?,
+        })
+    }
+}
+
+/// The port of one machine.
+#[derive(Debug)]
+pub struct Port {
+    _ports: Region,
+    uart: Shared<Uart>,
+    pty: Option<PathBuf>,
+    reader: Option<Reader>,
+}
+
+impl Device for Port {
+    fn start(&mut self) -> Result<()> {
+        self.reader.as_mut().map_or(Ok(()), Reader::start)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.reader.as_mut().map_or(Ok(()), Reader::stop)
+    }
+
+    fn save(&self) -> Result<Saved> {
+        Saved::new(Serial::NAMES.kind, 1, &State::of(&self.uart.lock()))
+    }
+
+    fn restore(&mut self, saved: Saved) -> Result<()> {
+        let state: State = saved.read(Serial::NAMES.kind, 1)?;
+        self.uart
+            .lock()
+            .put(state)
+            .map_err(|why| Error::BadState { kind: Serial::NAMES.kind, why })
+    }
+
+    fn nodes(&self) -> Vec<Node> {
+        let mut node = Node::new("COM1", AcpiId::Eisa("PNP0501"));
+        node.fdt_compatible = Some("ns16550a");
+        node.uid = Some(0);
+        node.description = Some("COM1");
+        node.resources = vec![
+            Resource::Ports { base: layout::PORT_COM1, len: layout::PORT_COM1_COUNT },
+            Resource::edge(layout::GSI_COM1),
+        ];
+        vec![node]
+    }
+
+    fn decided(&self) -> Option<Value> {
+        let path = self.pty.as_ref()?;
+        Some(serde_json::json!({ "file": path }))
+    }
+}
+
+/// The worker that carries what is typed: running, or ready to run.
+#[derive(Debug)]
+struct Reader {
+    rules: sandbox::Filter,
+    worker: Option<InputWorker<Feed>>,
+    task: Option<Task<InputWorker<Feed>>>,
+}
+
+impl Reader {
+    fn new(input: Input, feed: Feed, resume: Kick, host: &Host<'_>) -> Result<Self> {
+        let worker = InputWorker::new(input, feed, resume);
+        Ok(Self { rules: host.thread_rules()?, worker: Some(worker), task: None })
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let Some(worker) = self.worker.take() else { return Ok(()) };
+        let task = Task::spawn(INPUT_THREAD, self.rules.clone(), worker)
+            .map_err(|source| Error::Worker { name: INPUT_THREAD.into(), source })?;
+        self.task = Some(task);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let Some(task) = self.task.take() else { return Ok(()) };
+        let worker = task.stop().map_err(|source| Error::Backend {
+            what: format!("thread {INPUT_THREAD} failed"),
+            source: source.into(),
+        })?;
+        self.worker = Some(worker);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

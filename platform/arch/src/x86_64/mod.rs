@@ -1,0 +1,12 @@
+//! x86_64.
+
+mod cpuid;
+pub mod layout;
+mod regs;
+mod state;
+mod topology;
+
+pub use cpuid::{CpuOptions, CpuProfile, MIN_PHYS_BITS, Vendor};
+pub use regs::{BootState, Entry, boot_msrs, boot_state, lapic_boot};
+pub use state::{CpuidEntry, DescriptorTable, MpState, Msr, Regs, Segment, SpecialRegs};
+pub use topology::{MAX_VCPUS, Position, Topology};

@@ -1,0 +1,74 @@
+//! Guest RAM.
+//!
+//! To a guest, RAM is bytes at physical addresses. To the host it is memory of the monitor's own
+//! process: each [`Region`] of guest addresses is one [`Mapping`], obtained with `mmap(2)`. A read
+//! of guest address `region.start() + n` is a read of byte `n` of the mapping. The hypervisor is
+//! told of the same mappings, so the guest reads and writes them without the monitor taking part.
+//! Two things follow:
+//!
+//! - The bytes can change at any moment. No reference into guest memory is ever made; everything
+//!   goes through [`VolatileSlice`] and copies.
+//! - A mapping must outlive everyone who uses it. Regions, the guest memory of devices and the
+//!   hypervisor's memory slots each hold the mapping by reference count; the last one to go unmaps
+//!   it.
+//!
+//! [`GuestRam`] is the handle: build it with the [`RegionSpec`]s of the memory map and the
+//! [`RamOptions`] of `--memory`, clone it freely, read and write through it. Devices that work on
+//! descriptor chains take [`GuestRam::memory`], which implements the traits of the `vm-memory`
+//! crate.
+//!
+//! ```
+//! use memory::{GuestRam, RamOptions, RegionSpec};
+//!
+//! let ram = GuestRam::new(&[RegionSpec { start: 0, size: 64 << 20 }], &RamOptions::default())?;
+//! let prefault = ram.prefault()?; // touches pages on other threads, if that was asked for
+//! ram.write(0x2_0000, b"console=ttyS0\0")?;
+//! prefault.join()?;
+//! # Ok::<(), memory::Error>(())
+//! ```
+//!
+//! # What backs it
+//!
+//! | Options | Mapping | Backing page |
+//! |---|---|---|
+//! | none | private, anonymous | the host's page; 2 MiB if `thp` finds one |
+//! | `shared` | shared, of an unnamed memory file (`memfd_create(2)`) | the same |
+//! | `hugepages` | shared, of a memory file of huge pages | the huge page, set aside at start |
+//!
+//! Huge pages are always a shared file, so that a vhost-user backend can be given it: "shared or
+//! hugepages" is what such devices ask for, and [`Mapping::file`] is how they get it. The files are
+//! sealed against change of size, because a peer that shortened one would kill the monitor with
+//! `SIGBUS`.
+//!
+//! What was asked for is had or refused ([`Error`]); nothing is replaced silently. The one option
+//! that is a wish is `thp`, on unless turned off: a kernel without transparent huge pages still
+//! runs the guest, and [`Mapping::transparent_huge_pages`] says so.
+//!
+//! # System calls
+//!
+//! A private region costs `mmap` and two `madvise`; where the kernel does not align it, at most four
+//! more. A memory file adds `memfd_create`, `ftruncate` and `fcntl`, once for all regions. Beyond
+//! those and `munmap`, `pread` and `madvise` (with threads) are called only by
+//! [`GuestRam::read_from_file`] and [`GuestRam::prefault`], and `/sys/kernel/mm/hugepages` is read
+//! only to explain a refusal.
+
+mod error;
+mod mapping;
+mod options;
+mod pool;
+mod prefault;
+mod ram;
+mod region;
+mod shared_file;
+#[cfg(test)]
+mod testing;
+
+pub use error::Error;
+pub use mapping::Mapping;
+pub use options::{HugePages, RamOptions, RegionSpec};
+pub use prefault::Prefault;
+pub use ram::GuestRam;
+pub use region::{GuestMemoryMmap, Region};
+
+pub use vm_memory;
+pub use vm_memory::{Bytes, GuestAddress, GuestMemory, VolatileSlice};

@@ -1,0 +1,50 @@
+//! Where `cargo xtask test` put things: environment variables that it sets.
+
+use std::path::PathBuf;
+
+use crate::{Error, Result};
+
+/// The monitor under test: `CH_BINARY`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn binary() -> Result<PathBuf> {
+    path("CH_BINARY")
+}
+
+/// The distribution's kernel as it ships it, a bzImage: `CH_KERNEL`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn kernel() -> Result<PathBuf> {
+    path("CH_KERNEL")
+}
+
+/// The same kernel uncompressed, an ELF file with a PVH note: `CH_VMLINUX`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn vmlinux() -> Result<PathBuf> {
+    path("CH_VMLINUX")
+}
+
+/// The initramfs whose first program [`Vm::run`](crate::Vm::run) talks to: `CH_INITRAMFS`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn initramfs() -> Result<PathBuf> {
+    path("CH_INITRAMFS")
+}
+
+/// Folder for downloads and for what is worth keeping: `CH_CACHE`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn cache() -> Result<PathBuf> {
+    path("CH_CACHE")
+}
+
+fn path(name: &'static str) -> Result<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from).ok_or(Error::NotSet { name })
+}

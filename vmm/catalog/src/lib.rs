@@ -1,0 +1,104 @@
+//! The one list of device kinds.
+//!
+//! Nothing else knows a device by name. The order is the order of creation.
+#![forbid(unsafe_code)]
+
+use device::{AnyKind, Facts, OptionNames, Presence, Problem, Syscalls};
+use sandbox::landlock::Access;
+use serde_json::{Map, Value};
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+#[cfg(test)]
+mod tests;
+
+/// Every kind of device, in the order of creation.
+pub static CATALOG: &[&dyn AnyKind] = &[
+    &ioapic::IoApic,
+    &i8042::I8042,
+    &cmos::Cmos,
+    &acpi_device::Acpi,
+    &debug_port::DebugPort,
+    &firmware_debug::FirmwareDebug,
+    &serial::Serial,
+    &debug_console::DebugConsole,
+];
+
+/// A device that a machine is to have.
+#[derive(Clone, Debug)]
+pub struct Planned<'a> {
+    /// Its id in the machine.
+    pub id: String,
+    /// Its kind.
+    pub kind: &'static dyn AnyKind,
+    /// Its configuration.
+    pub config: &'a Value,
+}
+
+/// Kinds that the user can configure, with the names they go by.
+pub fn options() -> impl Iterator<Item = (OptionNames, &'static dyn AnyKind)> {
+    CATALOG.iter().filter_map(|kind| Some((kind.names().option?, *kind)))
+}
+
+/// Fills in the configuration of kinds that are there by default.
+pub fn settle(devices: &mut Map<String, Value>) {
+    for (names, kind) in options() {
+        if let Some(config) = kind.by_default() {
+            devices.entry(names.field).or_insert(config);
+        }
+    }
+}
+
+/// Checks the devices' configurations.
+///
+/// # Errors
+/// The first problem found: a member that no kind has, or what a kind objects to.
+pub fn check(devices: &Map<String, Value>, facts: &Facts, other_members: &[&str]) -> Result<(), Problem> {
+    for (member, config) in devices {
+        let Some((_, kind)) = options().find(|(names, _)| names.field == member) else {
+            let known = options().map(|(names, _)| names.field).chain(other_members.iter().copied());
+            let hint = keyvalue::nearest(member, known)
+                .map_or_else(String::new, |near| format!(", did you mean \"{near}\"?"));
+            return Err(Problem::new("vm config", format!("unknown member \"{member}\"{hint}")));
+        };
+        kind.check(config, facts)?;
+    }
+    Ok(())
+}
+
+/// The devices that a settled and checked configuration asks for, in the order of creation.
+#[must_use]
+pub fn plan(devices: &Map<String, Value>) -> Vec<Planned<'_>> {
+    static NO_CONFIG: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+    let mut planned = Vec::new();
+    for kind in CATALOG {
+        let names = kind.names();
+        let config = match names.option {
+            Some(option) => devices.get(option.field),
+            None => (kind.presence() == Presence::Always).then_some(&*NO_CONFIG),
+        };
+        let Some(config) = config else { continue };
+        if !kind.is_off(config) {
+            planned.push(Planned { id: names.id.to_owned(), kind: *kind, config });
+        }
+    }
+    planned
+}
+
+/// System calls that the kinds' code makes.
+pub fn syscalls() -> impl Iterator<Item = Syscalls> {
+    CATALOG.iter().map(|kind| kind.syscalls())
+}
+
+/// Paths of the host that the configured devices use.
+///
+/// # Errors
+/// A [`Problem`] if a configuration does not read.
+pub fn paths(devices: &Map<String, Value>) -> Result<Vec<(PathBuf, Access)>, Problem> {
+    let mut paths = Vec::new();
+    for planned in plan(devices) {
+        paths.extend(planned.kind.paths(planned.config)?);
+    }
+    Ok(paths)
+}

@@ -1,0 +1,86 @@
+use std::collections::HashSet;
+
+use super::*;
+
+#[test]
+fn names_are_unique_and_options_are_those_of_the_reference() {
+    let mut seen = HashSet::new();
+    for kind in CATALOG {
+        let names = kind.names();
+        assert!(seen.insert(names.kind), "{}", names.kind);
+        assert!(seen.insert(names.id), "{}", names.id);
+        assert_eq!(names.option.is_none(), kind.presence() == Presence::Always, "{kind:?}");
+    }
+    let flags: HashSet<_> = options().map(|(names, _)| names.flag).collect();
+    assert_eq!(flags.len(), options().count());
+    for (names, _) in options() {
+        assert_eq!(names.flag.replace('-', "_"), names.field);
+    }
+}
+
+#[test]
+fn every_option_is_documented() {
+    for (names, kind) in options() {
+        let schema = kind.schema();
+        let described = |value: &Value| value.get("description").is_some();
+        assert!(described(schema.as_value()), "--{}", names.flag);
+        let properties = schema.get("properties").and_then(Value::as_object).unwrap();
+        for (key, property) in properties {
+            let inside = property.get("allOf").and_then(|all| all.get(0)).is_some_and(described);
+            assert!(described(property) || inside, "--{} {key}", names.flag);
+        }
+    }
+}
+
+#[test]
+fn defaults_read_back_and_survive_their_own_flag() {
+    for (names, kind) in options() {
+        let Some(config) = kind.by_default() else { continue };
+        kind.check(&config, &Facts::default()).unwrap();
+        let flag = kind.write_flag(&config);
+        assert_eq!(kind.read_flag(&flag).unwrap(), config, "--{} {flag}", names.flag);
+    }
+}
+
+#[test]
+fn an_unknown_key_is_an_error_everywhere() {
+    for (names, kind) in options() {
+        let mut config = kind.by_default().unwrap();
+        config["no_such_key"] = Value::Null;
+        let problem = kind.check(&config, &Facts::default()).unwrap_err();
+        assert_eq!(problem.option, format!("--{}", names.flag));
+        assert!(problem.text.contains("no_such_key"), "{problem}");
+        assert!(kind.read_flag("no_such_key=1").is_err());
+    }
+}
+
+#[test]
+fn an_unknown_member_names_the_nearest() {
+    let mut devices = Map::new();
+    devices.insert("serail".into(), Value::Null);
+    let problem = check(&devices, &Facts::default(), &["cpus"]).unwrap_err();
+    assert!(problem.text.contains("did you mean \"serial\"?"), "{problem}");
+}
+
+#[test]
+fn what_is_off_is_not_planned() {
+    let mut devices = Map::new();
+    settle(&mut devices);
+    let ids = |devices: &Map<String, Value>| -> Vec<String> {
+        plan(devices).into_iter().map(|planned| planned.id).collect()
+    };
+    assert!(ids(&devices).contains(&"__serial".to_owned()));
+    assert!(!ids(&devices).contains(&"__debug_console".to_owned()));
+    devices["serial"] = serde_json::json!({ "mode": "Off" });
+    assert!(!ids(&devices).contains(&"__serial".to_owned()));
+    // The interrupt controller comes first: lines need it.
+    assert_eq!(ids(&devices)[0], "__ioapic");
+}
+
+#[test]
+fn paths_of_the_configured_devices_are_known() {
+    let mut devices = Map::new();
+    devices.insert("serial".into(), serde_json::json!({ "mode": "File", "file": "/dev/null" }));
+    settle(&mut devices);
+    assert_eq!(paths(&devices).unwrap(), [("/dev/null".into(), Access::ReadWrite)]);
+}

@@ -1,0 +1,248 @@
+//! How a machine comes to be: the one path for boot and reset.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arch::{CpuOptions, CpuProfile, MpState, Topology, layout};
+use config::{PayloadConfig, VmConfig};
+use device::{Board, Device, Facts, Host, Power};
+use firmware::payload::{self, Loaded};
+use hypervisor::{HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions};
+use memory::{GuestRam, RegionSpec};
+use sandbox::Filter;
+
+use crate::processors::{Processors, Rules};
+use crate::{Error, Result, syscalls, tables};
+
+/// What a machine reports to its owner while it runs.
+pub(crate) struct Reports {
+    /// The guest wants to reset or to power off.
+    pub(crate) power: Power,
+    /// A processor cannot go on.
+    pub(crate) failed: Box<dyn Fn(u32, String) + Send + Sync>,
+}
+
+/// A running machine. Dropping it stops its processors, then its devices, then gives back its memory.
+pub struct Machine {
+    // In order of dropping.
+    _processors: Processors,
+    devices: Vec<Slot>,
+    _memory: Vec<MemorySlot>,
+}
+
+/// A device in its place.
+struct Slot {
+    id: String,
+    device: Box<dyn Device>,
+}
+
+impl Machine {
+    /// Builds the machine that `config` describes and lets it run.
+    ///
+    /// # Errors
+    /// Whatever keeps it from running; nothing stays behind.
+    pub(crate) fn build(
+        config: &VmConfig,
+        hypervisor: &dyn Hypervisor,
+        seccomp: sandbox::Mode,
+        reports: Reports,
+    ) -> Result<Self> {
+        let ram = new_ram(config)?;
+        let loader = Loader::start(config, &ram)?;
+        let prefault = ram.prefault()?;
+        let vm = hypervisor.create_vm(&VmOptions { x2apic: needs_x2apic(config)? })?;
+        let memory = map_ram(&*vm, &ram)?;
+        let vcpus = create_vcpus(config, &*vm)?;
+        let profile = cpu_profile(config, hypervisor, vcpus.first())?;
+        let board = Arc::new(Board::new(
+            Arc::clone(&vm),
+            ram.clone(),
+            reports.power.clone(),
+            facts(config, &ram),
+            seccomp,
+            layout::platform_area(profile.phys_bits()),
+        ));
+        let mut devices = build_devices(config, &board)?;
+        let nodes: Vec<_> = devices.iter().flat_map(|slot| slot.device.nodes()).collect();
+        let loaded = loader.finish()?;
+        prefault.join()?;
+        let boot = tables::write(config, &profile, &nodes, &loaded, &ram)?;
+        let vcpus = prepare_vcpus(vcpus, &profile, &boot)?;
+        for slot in &mut devices {
+            slot.start()?;
+        }
+        let rules = Rules {
+            cpus: &config.cpus,
+            filter: Filter::compile(seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?,
+        };
+        let processors = Processors::start(vcpus, board, reports.power, &rules, reports.failed)?;
+        Ok(Self { _processors: processors, devices, _memory: memory })
+    }
+
+    /// Ids of its devices, in the order of their creation.
+    pub fn device_ids(&self) -> impl Iterator<Item = &str> {
+        self.devices.iter().map(|slot| slot.id.as_str())
+    }
+}
+
+impl Slot {
+    fn start(&mut self) -> Result<()> {
+        let id = &self.id;
+        self.device.start().map_err(|source| Error::Device { id: id.clone(), source })
+    }
+}
+
+fn new_ram(config: &VmConfig) -> Result<GuestRam> {
+    let regions: Vec<RegionSpec> = layout::ram_regions(config.memory.size.0)
+        .into_iter()
+        .map(|(start, size)| RegionSpec { start, size })
+        .collect();
+    Ok(GuestRam::new(&regions, &config.memory.ram_options())?)
+}
+
+fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
+    ram.regions()
+        .map(|region| {
+            Ok(vm.map_memory(hypervisor::MemoryRegion {
+                guest_address: region.start(),
+                host: Arc::clone(region.mapping()) as Arc<dyn HostMemory>,
+                read_only: false,
+                log_dirty: false,
+            })?)
+        })
+        .collect()
+}
+
+fn facts(config: &VmConfig, ram: &GuestRam) -> Facts {
+    let below: u64 = ram.regions().filter(|r| r.start() < layout::HIGH_RAM_START).map(|r| r.size()).sum();
+    Facts {
+        boot_vcpus: config.cpus.boot_vcpus,
+        ram_below_4g: below,
+        ram_above_4g: ram.size() - below,
+        shared_memory: config.memory.shared || config.memory.hugepages,
+    }
+}
+
+fn topology(config: &VmConfig) -> Result<Topology> {
+    let max = config.cpus.max();
+    let topology = config.cpus.arch_topology().unwrap_or_else(|| Topology::default_for(max));
+    topology.check(max)?;
+    Ok(topology)
+}
+
+/// Ids from 255 on need the extended interface of the local APIC.
+fn needs_x2apic(config: &VmConfig) -> Result<bool> {
+    Ok(topology(config)?.apic_id(config.cpus.max() - 1) > 254)
+}
+
+fn create_vcpus(config: &VmConfig, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>> {
+    let topology = topology(config)?;
+    (0..config.cpus.boot_vcpus)
+        .map(|index| Ok(vm.create_vcpu(topology.apic_id(index))?))
+        .collect()
+}
+
+/// What the processors can do. The first one tells how fast its time stamp counter runs.
+fn cpu_profile(
+    config: &VmConfig,
+    hypervisor: &dyn Hypervisor,
+    first: Option<&Box<dyn Vcpu>>,
+) -> Result<CpuProfile> {
+    let cpus = &config.cpus;
+    let capabilities = hypervisor.capabilities();
+    if cpus.features.amx {
+        hypervisor::request_amx()?;
+    }
+    let options = CpuOptions {
+        boot: cpus.boot_vcpus,
+        max: cpus.max(),
+        topology: cpus.arch_topology(),
+        max_phys_bits: cpus.max_phys_bits,
+        kvm_hyperv: cpus.kvm_hyperv,
+        nested: cpus.nested,
+        amx: cpus.features.amx,
+        tsc_khz: first.and_then(|vcpu| vcpu.tsc_khz().ok()),
+        hyperv_available: capabilities.hyperv,
+        ..CpuOptions::default()
+    };
+    Ok(CpuProfile::new(&hypervisor.supported_cpuid()?, &options)?)
+}
+
+/// Gives each processor its features; the first one starts at the entry point, the others wait for it.
+fn prepare_vcpus(
+    mut vcpus: Vec<Box<dyn Vcpu>>,
+    profile: &CpuProfile,
+    boot: &arch::BootState,
+) -> Result<Vec<Box<dyn Vcpu>>> {
+    for (index, vcpu) in (0u32..).zip(&mut vcpus) {
+        vcpu.set_cpuid(&profile.for_vcpu(index))?;
+        vcpu.set_msrs(&boot.msrs)?;
+        let mut lapic = vcpu.lapic()?;
+        arch::lapic_boot(&mut lapic, index == 0);
+        vcpu.set_lapic(&lapic)?;
+        if index == 0 {
+            // What the processor has at reset and the boot state does not name stays: the APIC base.
+            let mut special = boot.sregs;
+            special.apic_base = vcpu.special_regs()?.apic_base;
+            vcpu.set_special_regs(&special)?;
+            vcpu.set_regs(&boot.regs)?;
+        } else {
+            vcpu.set_mp_state(MpState::Uninitialized)?;
+        }
+    }
+    Ok(vcpus)
+}
+
+fn build_devices(config: &VmConfig, board: &Arc<Board>) -> Result<Vec<Slot>> {
+    let mut slots = Vec::new();
+    for planned in catalog::plan(&config.devices) {
+        let mut host = Host::new(board, planned.id.clone(), planned.kind.syscalls().worker);
+        let device = planned
+            .kind
+            .build(planned.config, &mut host)
+            .map_err(|source| Error::Device { id: planned.id.clone(), source })?;
+        slots.push(Slot { id: planned.id, device });
+    }
+    Ok(slots)
+}
+
+/// Reads kernel or firmware into the guest's memory on a thread of its own, while the rest is built.
+struct Loader(JoinHandle<std::result::Result<Loaded, firmware::Error>>);
+
+impl Loader {
+    fn start(config: &VmConfig, ram: &GuestRam) -> Result<Self> {
+        let request = open_payload(config.payload.as_ref())?;
+        let ram = ram.clone();
+        std::thread::Builder::new()
+            .name(payload::THREAD.into())
+            .spawn(move || payload::load(&request, &ram, &[]))
+            .map(Self)
+            .map_err(Error::thread(payload::THREAD))
+    }
+
+    fn finish(self) -> Result<Loaded> {
+        let loaded = self.0.join().map_err(|_| Error::Panicked(payload::THREAD.into()))?;
+        loaded.map_err(Error::Payload)
+    }
+}
+
+fn open_payload(payload: Option<&PayloadConfig>) -> Result<payload::Request> {
+    let none = PayloadConfig::default();
+    let payload = payload.unwrap_or(&none);
+    payload.check()?;
+    Ok(payload::Request {
+        kernel: open("--kernel", payload.kernel.as_deref())?,
+        firmware: open("--firmware", payload.firmware.as_deref())?,
+        initramfs: open("--initramfs", payload.initramfs.as_deref())?,
+        cmdline: payload.cmdline.clone(),
+    })
+}
+
+fn open(option: &'static str, path: Option<&Path>) -> Result<Option<File>> {
+    let Some(path) = path else { return Ok(None) };
+    File::open(path)
+        .map(Some)
+        .map_err(|source| Error::Open { option, path: path.display().to_string(), source })
+}

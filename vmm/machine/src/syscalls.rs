@@ -1,0 +1,46 @@
+//! What the monitor's threads may ask of the host's kernel.
+//!
+//! Filters are inherited and can only get narrower: the driver thread starts all others, so that its filter is
+//! the sum of theirs and of what building a machine takes.
+
+use sandbox::Allow;
+
+/// System calls of a processor's thread: run the guest, and whatever a device does on the guest's access.
+pub(crate) fn vcpu() -> Vec<&'static [Allow]> {
+    let mut sets = vec![sandbox::COMMON, VCPU];
+    sets.extend(catalog::syscalls().map(|kind| kind.vcpu));
+    sets
+}
+
+/// System calls of the driver thread.
+pub(crate) fn driver() -> Vec<&'static [Allow]> {
+    let mut sets = vcpu();
+    sets.push(sandbox::SPAWN);
+    sets.push(DRIVER);
+    sets.extend(catalog::syscalls().flat_map(|kind| [kind.owner, kind.worker]));
+    sets
+}
+
+const VCPU: &[Allow] = &[Allow::ioctl(hypervisor::VCPU_IOCTLS)];
+
+const DRIVER: &[Allow] = &[
+    // Building the machine in the hypervisor.
+    Allow::ioctl(hypervisor::VM_IOCTLS),
+    // Reading kernel, firmware and initramfs.
+    Allow::call(libc::SYS_openat),
+    Allow::call(libc::SYS_statx),
+    Allow::call(libc::SYS_fstat),
+    Allow::call(libc::SYS_lseek),
+    Allow::call(libc::SYS_pread64),
+    // Guest memory that others can map.
+    Allow::call(libc::SYS_memfd_create),
+    Allow::call(libc::SYS_ftruncate),
+    Allow::call(libc::SYS_fcntl),
+    Allow::call(libc::SYS_sched_getaffinity),
+    // Places of the processors' threads on the host's.
+    Allow::call(libc::SYS_sched_setaffinity),
+    Allow::arg32(libc::SYS_prctl, 0, &[libc::PR_SCHED_CORE as u64]),
+    // Making a processor's thread leave the guest: the signal, and the handler for it.
+    Allow::call(libc::SYS_rt_sigaction),
+    Allow::call(libc::SYS_tgkill),
+];

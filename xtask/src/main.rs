@@ -1,0 +1,68 @@
+//! The project's own commands; `cargo xtask help` lists them.
+//!
+//! Progress goes to standard error. Standard output belongs to what the user asked for: the output
+//! of a command in a guest, the last line of a test run.
+
+#![forbid(unsafe_code)]
+
+mod apt;
+mod args;
+mod boot;
+mod error;
+mod guest;
+mod kernel;
+mod kvm;
+mod modules;
+mod nested;
+mod project;
+mod release;
+mod run;
+mod terminal;
+
+use std::process::ExitCode;
+
+use error::{Error, Result};
+use project::Project;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  boot                 boots a stock Linux guest and gives you its shell
+    --exec SCRIPT      runs a script in the guest instead; its output, its exit status
+    --cpus N, --memory SIZE, --kernel PATH, --initramfs PATH, --binary PATH
+    --nested           uses the emulated host even where this machine's KVM would do
+    -v                 shows the kernel's messages
+  nested -- COMMAND…   runs a command in an emulated host whose /dev/kvm runs a stock kernel
+  help                 shows this
+
+Environment: CH_CACHE moves the cache of downloads (default: .cache in the repository).";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_else(|| "help".to_owned());
+    match dispatch(&command, arguments.collect()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            error::print_chain(&error);
+            ExitCode::from(if matches!(error, Error::Usage(_)) {
+                2
+            } else {
+                1
+            })
+        }
+    }
+}
+
+/// Runs one command and returns the exit status.
+fn dispatch(command: &str, arguments: Vec<String>) -> Result<u8> {
+    let project = Project::find()?;
+    match command {
+        "boot" => boot::command(&project, arguments),
+        "nested" => nested::command(&project, &arguments),
+        "help" | "--help" | "-h" => {
+            eprintln!("{USAGE}");
+            Ok(0)
+        }
+        other => Err(Error::Usage(format!("unknown command {other}\n\n{USAGE}"))),
+    }
+}
