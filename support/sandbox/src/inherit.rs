@@ -11,11 +11,15 @@ use std::sync::{Mutex, PoisonError};
 pub fn adopt_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
     if (0..=2).contains(&fd) {
-        return Err(io::Error::other("standard input, output and error cannot be given away"));
+        return Err(io::Error::other(
+            "standard input, output and error cannot be given away",
+        ));
     }
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     if taken.contains(&fd) {
-        return Err(io::Error::other("the descriptor is in use by another option"));
+        return Err(io::Error::other(
+            "the descriptor is in use by another option",
+        ));
     }
     // SAFETY: takes numbers only; a descriptor that is not open is an error.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
@@ -43,7 +47,10 @@ mod tests {
 
     #[test]
     fn what_is_not_open_is_refused() {
-        assert_eq!(adopt_descriptor(9999).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert_eq!(
+            adopt_descriptor(9999).unwrap_err().raw_os_error(),
+            Some(libc::EBADF)
+        );
         assert!(adopt_descriptor(1).is_err());
         assert!(adopt_descriptor(-1).is_err());
     }

@@ -47,6 +47,6 @@ pub use allow::Allow;
 pub use common::{COMMON, SPAWN};
 pub use error::Error;
 pub use filter::{Filter, Mode};
-pub use inherit::adopt_descriptor;
 pub use host_file::{CreateTruncate, FileAccess, HostFile, ReadOnly, ReadWrite};
+pub use inherit::adopt_descriptor;
 pub use process::{CoreScope, core_scheduling, pin_current_thread, prepare_process};

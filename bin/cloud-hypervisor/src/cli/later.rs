@@ -6,7 +6,6 @@ use std::ffi::OsString;
 pub const LATER: &[&str] = &[
     "api-socket",
     "balloon",
-    "console",
     "dbus-object-path",
     "dbus-service-name",
     "dbus-system-bus",

@@ -31,6 +31,11 @@ const FREE: u8 = 0;
 const OWNED: u8 = 1;
 /// Filled and pending. Whoever moves it to [`OWNED`] does the act.
 const PENDING: u8 = 2;
+/// Done by a crash; stays so until the process is gone.
+const DONE: u8 = 3;
+
+/// How long a crash waits for acts that other threads are doing, in milliseconds.
+const MAX_WAIT_MS: u32 = 100;
 
 struct Slot {
     state: AtomicU8,
@@ -97,8 +102,10 @@ impl Act {
     fn perform(&self) {
         match self {
             Self::RestoreTerminal { terminal, settings } => {
-                // SAFETY: the descriptor is open as we own it, the settings live in the entry.
-                unsafe { libc::tcsetattr(terminal.as_raw_fd(), libc::TCSANOW, settings) };
+                // Not `tcsetattr`: that may make further calls, which a filter refuses.
+                // SAFETY: the descriptor is ours and open. The kernel reads its own structure,
+                // which is the first part of the C library's.
+                unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TCSETS, &raw const *settings) };
             }
             Self::RemoveFile { path } => {
                 // SAFETY: the path is a C string that lives in the entry.
@@ -140,13 +147,14 @@ impl LastAct {
     ///
     /// As [`LastAct::restore_terminal`], and [`Error::LastAct`] if this is not a terminal.
     pub fn keep_terminal(terminal: impl AsFd) -> Result<Self, Error> {
-        let mut settings = MaybeUninit::uninit();
+        let mut settings = MaybeUninit::<libc::termios>::zeroed();
         let fd = terminal.as_fd().as_raw_fd();
-        // SAFETY: the descriptor is borrowed and so open; the call fills the settings.
-        if unsafe { libc::tcgetattr(fd, settings.as_mut_ptr()) } != 0 {
+        // SAFETY: the descriptor is borrowed and so open. The kernel writes its own structure,
+        // which is the first part of the C library's.
+        if unsafe { libc::ioctl(fd, libc::TCGETS, settings.as_mut_ptr()) } != 0 {
             return Err(terminal_error(io::Error::last_os_error()));
         }
-        // SAFETY: the call succeeded, so the settings are filled.
+        // SAFETY: the kernel filled its part, and zeros are valid for the rest.
         let settings = unsafe { settings.assume_init() };
         Self::restore_terminal(terminal, settings)
     }
@@ -213,9 +221,33 @@ pub(super) fn perform_all() {
         while let Some(slot) = newest() {
             if slot.claim(PENDING) {
                 slot.perform();
+                slot.state.store(DONE, Ordering::Release);
             }
         }
     });
+    wait_for_others();
+}
+
+/// Waits until other threads have done what they are at: the process must not end in between.
+///
+/// The owner may also be the code that this crash interrupted, so the wait has an end.
+fn wait_for_others() {
+    let millisecond = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 1_000_000,
+    };
+    let is_busy = || {
+        TABLE
+            .iter()
+            .any(|slot| slot.state.load(Ordering::Acquire) == OWNED)
+    };
+    for _ in 0..MAX_WAIT_MS {
+        if !is_busy() {
+            return;
+        }
+        // SAFETY: reads the time, which lives across the call; null: what is left is not wanted.
+        unsafe { libc::nanosleep(&raw const millisecond, std::ptr::null_mut()) };
+    }
 }
 
 /// Runs `act` with `SIGTTOU` blocked: a process in the background that changes its terminal is

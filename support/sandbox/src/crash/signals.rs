@@ -66,8 +66,8 @@ pub const SYSCALLS: &[Allow] = &[
     // A thread that finds another one ending the process waits.
     Allow::call(libc::SYS_clock_nanosleep),
     Allow::call(libc::SYS_nanosleep),
-    // The acts: TCSETS or TCSETS2, by the age of the C library.
-    Allow::ioctl(&[libc::TCSETS, libc::TCSETS2]),
+    // The acts.
+    Allow::ioctl(&[libc::TCSETS]),
     #[expect(
         clippy::cast_sign_loss,
         reason = "the low half is compared, sign and all"
