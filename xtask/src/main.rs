@@ -8,16 +8,21 @@
 mod apt;
 mod args;
 mod boot;
+mod docs;
 mod error;
 mod guest;
 mod kernel;
 mod kvm;
+mod layers;
+mod lints;
 mod modules;
 mod nested;
 mod project;
 mod release;
 mod run;
 mod terminal;
+mod test;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -32,6 +37,12 @@ cargo xtask COMMAND
     --cpus N, --memory SIZE, --kernel PATH, --initramfs PATH, --binary PATH
     --nested           uses the emulated host even where this machine's KVM would do
     -v                 shows the kernel's messages
+  test [FILTER…]       everything that is checked before a push; with a filter, only those tests
+    --full             runs the slow tests too
+    --binary PATH      tests this monitor instead of building one
+  layers               checks that crates depend downwards only
+  lints                checks the rules that no other tool knows
+  docs                 builds the reference of every crate
   nested -- COMMAND…   runs a command in an emulated host whose /dev/kvm runs a stock kernel
   help                 shows this
 
@@ -58,6 +69,11 @@ fn dispatch(command: &str, arguments: Vec<String>) -> Result<u8> {
     let project = Project::find()?;
     match command {
         "boot" => boot::command(&project, arguments),
+        "test" => test::command(&project, arguments),
+        "run-tests" => test::guests::run_programs(&project, arguments),
+        "layers" => layers::check(&project).map(|()| 0),
+        "lints" => lints::check(&project).map(|()| 0),
+        "docs" => docs::build(&project).map(|()| 0),
         "nested" => nested::command(&project, &arguments),
         "help" | "--help" | "-h" => {
             eprintln!("{USAGE}");

@@ -36,7 +36,10 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
     let driver = Driver::start(
         config,
         hypervisor,
-        Options { seccomp: invocation.seccomp, stay_after_power_off: invocation.no_shutdown },
+        Options {
+            seccomp: invocation.seccomp,
+            stay_after_power_off: invocation.no_shutdown,
+        },
     )?;
     signals.serve(driver.remote()).map_err(Error::Signals)?;
     let result = driver.join();
@@ -47,7 +50,11 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
 }
 
 fn start_log(invocation: &Invocation) -> Result<(), Error> {
-    let file = invocation.log_file.as_deref().map(|path| create("--log-file", path)).transpose()?;
+    let file = invocation
+        .log_file
+        .as_deref()
+        .map(|path| create("--log-file", path))
+        .transpose()?;
     telemetry::log::init(telemetry::log::Options {
         level: invocation.log_level,
         format: invocation.log_format.clone(),
@@ -66,13 +73,13 @@ fn create(option: &'static str, path: &Path) -> Result<File, Error> {
 
 fn open_sink(sink: &EventMonitorConfig) -> Result<File, Error> {
     match (sink.fd, &sink.path) {
-        (Some(fd), _) => {
-            sandbox::adopt_descriptor(fd).map(File::from).map_err(|source| Error::Sink {
+        (Some(fd), _) => sandbox::adopt_descriptor(fd)
+            .map(File::from)
+            .map_err(|source| Error::Sink {
                 option: "--event-monitor",
                 value: format!("fd={fd}"),
                 source,
-            })
-        }
+            }),
         (None, Some(path)) => create("--event-monitor", path),
         (None, None) => Err(Error::Config(config::Problem::new(
             "--event-monitor",
@@ -92,7 +99,10 @@ fn settle(mut config: VmConfig) -> Result<VmConfig, Error> {
     config.settle();
     catalog::settle(&mut config.devices);
     config.check()?;
-    let facts = Facts { boot_vcpus: config.cpus.boot_vcpus, ..Facts::default() };
+    let facts = Facts {
+        boot_vcpus: config.cpus.boot_vcpus,
+        ..Facts::default()
+    };
     catalog::check(&config.devices, &facts, VmConfig::FIXED_MEMBERS)?;
     Ok(config)
 }

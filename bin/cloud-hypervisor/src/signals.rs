@@ -34,6 +34,9 @@ impl Blocked {
                 remote.stop();
             }
         };
-        thread::Builder::new().name("vmm_signal_handler".into()).spawn(receive).map(drop)
+        thread::Builder::new()
+            .name("vmm_signal_handler".into())
+            .spawn(receive)
+            .map(drop)
     }
 }

@@ -78,7 +78,11 @@ impl Bus {
     /// An empty address space. `name` is for messages: `I/O ports` or `memory`.
     #[must_use]
     pub fn new(name: &'static str) -> Arc<Self> {
-        Arc::new(Self { name, table: ArcSwap::from_pointee(Vec::new()), change: Mutex::new(()) })
+        Arc::new(Self {
+            name,
+            table: ArcSwap::from_pointee(Vec::new()),
+            change: Mutex::new(()),
+        })
     }
 
     /// Puts `target` behind the addresses from `start`. They are taken until the guard is dropped.
@@ -109,20 +113,35 @@ impl Bus {
                 other_end: other.last,
             });
         }
-        table.insert(index, Entry { start, last, target: target.arc() });
+        table.insert(
+            index,
+            Entry {
+                start,
+                last,
+                target: target.arc(),
+            },
+        );
         self.table.store(Arc::new(table));
-        Ok(Region { bus: Arc::clone(self), start, len })
+        Ok(Region {
+            bus: Arc::clone(self),
+            start,
+            len,
+        })
     }
 
     /// A guest's read. Addresses without a device read as ones. `false` if nothing is there.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         data.fill(0xff);
-        self.access(address, data.len(), |target, offset| target.read(offset, data))
+        self.access(address, data.len(), |target, offset| {
+            target.read(offset, data);
+        })
     }
 
     /// A guest's write. Lost where no device is. `false` if nothing is there.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
-        self.access(address, data.len(), |target, offset| target.write(offset, data))
+        self.access(address, data.len(), |target, offset| {
+            target.write(offset, data);
+        })
     }
 
     fn access(&self, address: u64, len: usize, act: impl FnOnce(&mut dyn Target, u64)) -> bool {
@@ -255,8 +274,14 @@ mod tests {
     fn impossible_ranges_are_refused() {
         let bus = Bus::new("memory");
         let cell = Shared::new(Cell(0));
-        assert!(matches!(bus.insert(5, 0, &cell), Err(Error::BadRange { .. })));
-        assert!(matches!(bus.insert(u64::MAX, 2, &cell), Err(Error::BadRange { .. })));
+        assert!(matches!(
+            bus.insert(5, 0, &cell),
+            Err(Error::BadRange { .. })
+        ));
+        assert!(matches!(
+            bus.insert(u64::MAX, 2, &cell),
+            Err(Error::BadRange { .. })
+        ));
         let _top = bus.insert(u64::MAX, 1, &cell).unwrap();
         assert_eq!(read(&bus, u64::MAX), (true, 0));
     }

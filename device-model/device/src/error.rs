@@ -62,7 +62,9 @@ pub enum Error {
     #[error("cannot make the seccomp filter")]
     Filter(#[from] sandbox::Error),
     /// A saved state belongs to another kind of device or to a later version.
-    #[error("saved state is of {found} version {found_version}, this device reads {expected} up to version {version}")]
+    #[error(
+        "saved state is of {found} version {found_version}, this device reads {expected} up to version {version}"
+    )]
     WrongState {
         /// Kind in the saved state.
         found: String,
@@ -98,7 +100,10 @@ pub struct Problem {
 impl Problem {
     /// A problem with `option`.
     pub fn new(option: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { option: option.into(), text: text.into() }
+        Self {
+            option: option.into(),
+            text: text.into(),
+        }
     }
 }
 

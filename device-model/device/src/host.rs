@@ -19,6 +19,8 @@ pub struct Facts {
     pub ram_below_4g: u64,
     /// Bytes of RAM from 4 GiB on.
     pub ram_above_4g: u64,
+    /// The guest may be Hyper-V: nested virtualisation with the Hyper-V interface.
+    pub nested_hyperv: bool,
     /// Other processes can map the guest's memory (`shared=on`).
     pub shared_memory: bool,
 }
@@ -90,9 +92,16 @@ impl Board {
 
     /// The guest ended a level-triggered interrupt.
     pub fn end_of_interrupt(&self, vector: u8) {
-        let target = self.eoi.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let target = self
+            .eoi
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some(target) = target {
-            target.lock().unwrap_or_else(PoisonError::into_inner).end_of_interrupt(vector);
+            target
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .end_of_interrupt(vector);
         }
     }
 }
@@ -118,7 +127,11 @@ impl<'a> Host<'a> {
     /// Lends the board to a device called `id`, whose workers make these system calls.
     #[must_use]
     pub fn new(board: &'a Arc<Board>, id: String, worker_syscalls: &'static [Allow]) -> Self {
-        Self { board, id, worker_syscalls }
+        Self {
+            board,
+            id,
+            worker_syscalls,
+        }
     }
 
     /// The device's id in this machine: `__serial`, `_disk0`.
@@ -187,7 +200,11 @@ impl<'a> Host<'a> {
         target: &Shared<T>,
     ) -> Result<Region> {
         let start = {
-            let mut area = self.board.platform_area.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut area = self
+                .board
+                .platform_area
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let start = area.start.next_multiple_of(0x10);
             let end = start.checked_add(len).filter(|end| *end <= area.end);
             area.start = end.ok_or(Error::NoPlatformSpace(len))?;
@@ -210,7 +227,11 @@ impl<'a> Host<'a> {
     /// [`Error::NoInterruptLine`] if all are taken.
     pub fn irq(&mut self) -> Result<IrqLine> {
         let gsi = {
-            let mut next = self.board.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = self
+                .board
+                .lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if *next >= hypervisor::IOAPIC_PINS {
                 return Err(Error::NoInterruptLine(hypervisor::IOAPIC_PINS));
             }
@@ -223,7 +244,11 @@ impl<'a> Host<'a> {
     /// Lets `target` hear ends of level-triggered interrupts until the guard is dropped. There is one such
     /// device: the I/O APIC.
     pub fn hear_eoi<T: Eoi + 'static>(&mut self, target: &Shared<T>) -> EoiGuard {
-        *self.board.eoi.lock().unwrap_or_else(PoisonError::into_inner) = Some(target.eoi());
+        *self
+            .board
+            .eoi
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(target.eoi());
         EoiGuard(Arc::clone(self.board))
     }
 
@@ -232,7 +257,10 @@ impl<'a> Host<'a> {
     /// # Errors
     /// [`Error::Filter`] if the filter cannot be made.
     pub fn thread_rules(&self) -> Result<Filter> {
-        Ok(Filter::compile(self.board.seccomp, &[sandbox::COMMON, self.worker_syscalls])?)
+        Ok(Filter::compile(
+            self.board.seccomp,
+            &[sandbox::COMMON, self.worker_syscalls],
+        )?)
     }
 
     /// Starts a worker on a thread of its own, under the device's filter.
@@ -240,8 +268,10 @@ impl<'a> Host<'a> {
     /// # Errors
     /// [`Error::Worker`] if the thread cannot start, [`Error::Filter`] if its filter cannot be made.
     pub fn spawn<W: Worker>(&self, name: &str, worker: W) -> Result<Task<W>> {
-        Task::spawn(name, self.thread_rules()?, worker)
-            .map_err(|source| Error::Worker { name: name.to_owned(), source })
+        Task::spawn(name, self.thread_rules()?, worker).map_err(|source| Error::Worker {
+            name: name.to_owned(),
+            source,
+        })
     }
 }
 

@@ -57,7 +57,11 @@ pub struct Syscalls {
 
 impl Syscalls {
     /// Nothing beyond [`sandbox::COMMON`].
-    pub const NONE: Self = Self { owner: &[], vcpu: &[], worker: &[] };
+    pub const NONE: Self = Self {
+        owner: &[],
+        vcpu: &[],
+        worker: &[],
+    };
 }
 
 /// The configuration of a device that has none.
@@ -205,7 +209,10 @@ pub trait AnyKind: Sync {
 }
 
 fn option_of(names: &Names) -> String {
-    names.option.map_or_else(|| names.kind.to_owned(), |option| format!("--{}", option.flag))
+    names.option.map_or_else(
+        || names.kind.to_owned(),
+        |option| format!("--{}", option.flag),
+    )
 }
 
 fn read<K: Kind>(config: &Value) -> std::result::Result<K::Config, Problem> {
@@ -243,7 +250,9 @@ impl<K: Kind> AnyKind for K {
     }
 
     fn write_flag(&self, config: &Value) -> String {
-        let text = read::<K>(config).ok().and_then(|config| keyvalue::to_string(&config).ok());
+        let text = read::<K>(config)
+            .ok()
+            .and_then(|config| keyvalue::to_string(&config).ok());
         text.unwrap_or_default()
     }
 

@@ -26,9 +26,15 @@ impl Saved {
     /// # Errors
     /// [`Error::BadState`] if it has no JSON form.
     pub fn new<T: Serialize>(kind: &'static str, version: u32, body: &T) -> Result<Self> {
-        let body = serde_json::to_value(body)
-            .map_err(|error| Error::BadState { kind, why: error.to_string() })?;
-        Ok(Self { kind: kind.to_owned(), version, body })
+        let body = serde_json::to_value(body).map_err(|error| Error::BadState {
+            kind,
+            why: error.to_string(),
+        })?;
+        Ok(Self {
+            kind: kind.to_owned(),
+            version,
+            body,
+        })
     }
 
     /// The state, if it is of this kind and of exactly this version.
@@ -44,8 +50,10 @@ impl Saved {
                 version,
             });
         }
-        serde_json::from_value(self.body)
-            .map_err(|error| Error::BadState { kind, why: error.to_string() })
+        serde_json::from_value(self.body).map_err(|error| Error::BadState {
+            kind,
+            why: error.to_string(),
+        })
     }
 }
 
@@ -69,7 +77,13 @@ mod tests {
             error.to_string(),
             "saved state is of thing version 2, this device reads other up to version 2"
         );
-        assert!(matches!(saved.clone().read::<String>("thing", 1), Err(Error::WrongState { .. })));
-        assert!(matches!(saved.read::<u32>("thing", 2), Err(Error::BadState { .. })));
+        assert!(matches!(
+            saved.clone().read::<String>("thing", 1),
+            Err(Error::WrongState { .. })
+        ));
+        assert!(matches!(
+            saved.read::<u32>("thing", 2),
+            Err(Error::BadState { .. })
+        ));
     }
 }

@@ -21,15 +21,33 @@ const SLEEP_PORT: u16 = layout::PORT_ACPI_SLEEP;
 pub struct Acpi;
 
 impl Kind for Acpi {
-    const NAMES: Names = Names { kind: "acpi", option: None, id: "__acpi" };
+    const NAMES: Names = Names {
+        kind: "acpi",
+        option: None,
+        id: "__acpi",
+    };
     const PRESENCE: Presence = Presence::Always;
     type Config = NoConfig;
     type Device = Registers;
 
     fn build(_config: NoConfig, host: &mut Host<'_>) -> Result<Registers> {
-        let sleep = Shared::new(Sleep { power: host.power() });
-        let timer = Shared::new(Timer { since: Instant::now(), before: Duration::ZERO });
+        let sleep = Shared::new(Sleep {
+            power: host.power(),
+        });
+        let timer = Shared::new(Timer {
+            since: Instant::now(),
+            before: Duration::ZERO,
+        });
+        let pm1a = host.facts().nested_hyperv.then(|| {
+            let first = layout::PORT_PM1A_EVENT;
+            host.ports(
+                first,
+                layout::PORT_PM1A_CONTROL + 2 - first,
+                &Shared::new(Pm1a),
+            )
+        });
         Ok(Registers {
+            _pm1a: pm1a.transpose()?,
             _sleep: host.ports(SLEEP_PORT, 2, &sleep)?,
             _timer: host.ports(layout::PORT_PM_TIMER, layout::PORT_PM_TIMER_COUNT, &timer)?,
             timer,
@@ -40,6 +58,7 @@ impl Kind for Acpi {
 /// The registers of one machine.
 #[derive(Debug)]
 pub struct Registers {
+    _pm1a: Option<Region>,
     _sleep: Region,
     _timer: Region,
     timer: Shared<Timer>,
@@ -55,14 +74,19 @@ struct State {
 impl Device for Registers {
     fn save(&self) -> Result<Saved> {
         let nanos = self.timer.lock().elapsed().as_nanos();
-        let state = State { timer_nanos: u64::try_from(nanos).unwrap_or(u64::MAX) };
+        let state = State {
+            timer_nanos: u64::try_from(nanos).unwrap_or(u64::MAX),
+        };
         Saved::new(Acpi::NAMES.kind, 1, &state)
     }
 
     fn restore(&mut self, saved: Saved) -> std::result::Result<(), Error> {
         let state: State = saved.read(Acpi::NAMES.kind, 1)?;
         let before = Duration::from_nanos(state.timer_nanos);
-        *self.timer.lock() = Timer { since: Instant::now(), before };
+        *self.timer.lock() = Timer {
+            since: Instant::now(),
+            before,
+        };
         Ok(())
     }
 }
@@ -87,6 +111,19 @@ impl Target for Sleep {
             _ => {}
         }
     }
+}
+
+/// The PM1a event and control blocks (ACPI 6.5, 4.8.3.1 and 4.8.3.2), for a guest that insists on them: no event
+/// is ever pending, and what is written has no effect.
+#[derive(Debug)]
+struct Pm1a;
+
+impl Target for Pm1a {
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&mut self, _offset: u64, _data: &[u8]) {}
 }
 
 /// Counts up, 32 bits wide, from the start of the machine.
@@ -130,14 +167,18 @@ mod tests {
     fn resets_and_powers_off_on_exactly_their_values() {
         let events = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&events);
-        let mut sleep =
-            Sleep { power: Power::new(move |event| log.lock().unwrap().push(event)) };
+        let mut sleep = Sleep {
+            power: Power::new(move |event| log.lock().unwrap().push(event)),
+        };
         for value in 0..=255 {
             sleep.write(0, &[value]);
             sleep.write(1, &[value]);
         }
         // 0x34: type 5 and the enable bit.
-        assert_eq!(*events.lock().unwrap(), [PowerEvent::Reset, PowerEvent::Off]);
+        assert_eq!(
+            *events.lock().unwrap(),
+            [PowerEvent::Reset, PowerEvent::Off]
+        );
         events.lock().unwrap().clear();
         sleep.write(0, &[0x34, 0]);
         assert!(events.lock().unwrap().is_empty());
@@ -151,13 +192,18 @@ mod tests {
         assert_eq!(after(Duration::ZERO), 0);
         assert_eq!(after(Duration::from_secs(1)), 3_579_545);
         assert_eq!(after(Duration::from_millis(500)), 1_789_772);
-        assert_eq!(after(Duration::from_secs(1200)), (1200u64 * 3_579_545 % (1 << 32)) as u32);
+        assert_eq!(
+            after(Duration::from_secs(1200)),
+            u32::try_from(1200u64 * 3_579_545 % (1 << 32)).unwrap()
+        );
     }
 
     #[test]
     fn single_bytes_of_the_timer_are_its_bytes() {
-        let mut timer =
-            Timer { since: Instant::now(), before: Duration::from_secs(1_000_000_000) };
+        let mut timer = Timer {
+            since: Instant::now(),
+            before: Duration::from_secs(1_000_000_000),
+        };
         let mut whole = [0; 4];
         timer.read(0, &mut whole);
         let mut top = [0];

@@ -25,7 +25,9 @@ pub(crate) fn register(index: u8, now: SystemTime) -> Option<u8> {
         return None;
     }
     // A host whose clock is before 1970 gives its guests 1970.
-    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     let (year, month, day) = date(seconds / 86_400);
     let value = match index {
         0x00 => seconds % 60,
@@ -42,7 +44,7 @@ pub(crate) fn register(index: u8, now: SystemTime) -> Option<u8> {
 }
 
 fn bcd(value: u64) -> u8 {
-    u8::try_from((value / 10 % 10) << 4 | value % 10).unwrap_or(0)
+    u8::try_from(((value / 10 % 10) << 4) | (value % 10)).unwrap_or(0)
 }
 
 /// Year, month and day of the Gregorian calendar, from days since 1970-01-01.
@@ -58,7 +60,11 @@ fn date(days: u64) -> (u64, u64, u64) {
     let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day_of_month)
 }
@@ -119,6 +125,9 @@ mod tests {
         assert_eq!(read(0x0d), Some(0x80));
         assert_eq!(read(0x01), None);
         assert_eq!(read(0x34), None);
-        assert_eq!(register(0x09, UNIX_EPOCH - Duration::from_secs(1)), Some(0x70));
+        assert_eq!(
+            register(0x09, UNIX_EPOCH - Duration::from_secs(1)),
+            Some(0x70)
+        );
     }
 }

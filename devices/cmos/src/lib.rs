@@ -29,14 +29,21 @@ const SHUTDOWN_STATUS: u8 = 0x8f;
 pub struct Cmos;
 
 impl Kind for Cmos {
-    const NAMES: Names = Names { kind: "cmos", option: None, id: "__cmos" };
+    const NAMES: Names = Names {
+        kind: "cmos",
+        option: None,
+        id: "__cmos",
+    };
     const PRESENCE: Presence = Presence::Always;
     type Config = NoConfig;
     type Device = Chip;
 
     fn build(_config: NoConfig, host: &mut Host<'_>) -> Result<Chip> {
         let registers = Shared::new(Registers::new(host.facts(), host.power()));
-        Ok(Chip { _ports: host.ports(layout::PORT_CMOS, layout::PORT_CMOS_COUNT, &registers)?, registers })
+        Ok(Chip {
+            _ports: host.ports(layout::PORT_CMOS, layout::PORT_CMOS_COUNT, &registers)?,
+            registers,
+        })
     }
 }
 
@@ -57,16 +64,22 @@ struct State {
 impl Device for Chip {
     fn save(&self) -> Result<Saved> {
         let registers = self.registers.lock();
-        let state = State { index: registers.index, ram: registers.ram.to_vec() };
+        let state = State {
+            index: registers.index,
+            ram: registers.ram.to_vec(),
+        };
         Saved::new(Cmos::NAMES.kind, 1, &state)
     }
 
     fn restore(&mut self, saved: Saved) -> Result<()> {
         let state: State = saved.read(Cmos::NAMES.kind, 1)?;
-        let ram = state.ram.try_into().map_err(|ram: Vec<u8>| device::Error::BadState {
-            kind: Cmos::NAMES.kind,
-            why: format!("{} bytes of RAM instead of 128", ram.len()),
-        })?;
+        let ram = state
+            .ram
+            .try_into()
+            .map_err(|ram: Vec<u8>| device::Error::BadState {
+                kind: Cmos::NAMES.kind,
+                why: format!("{} bytes of RAM instead of 128", ram.len()),
+            })?;
         let mut registers = self.registers.lock();
         registers.index = state.index;
         registers.ram = ram;
@@ -90,7 +103,11 @@ impl Registers {
         let high = units(facts.ram_above_4g);
         ram[0x34..0x36].copy_from_slice(&low[..2]);
         ram[0x5b..0x5e].copy_from_slice(&high[..3]);
-        Self { index: 0, ram, power }
+        Self {
+            index: 0,
+            ram,
+            power,
+        }
     }
 
     fn value(&self, now: SystemTime) -> u8 {

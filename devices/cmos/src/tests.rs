@@ -5,7 +5,13 @@ use super::*;
 fn registers(facts: &Facts) -> (Registers, Arc<Mutex<Vec<PowerEvent>>>) {
     let events = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&events);
-    (Registers::new(facts, Power::new(move |event| log.lock().unwrap().push(event))), events)
+    (
+        Registers::new(
+            facts,
+            Power::new(move |event| log.lock().unwrap().push(event)),
+        ),
+        events,
+    )
 }
 
 fn read(registers: &mut Registers, index: u8) -> u8 {
@@ -17,7 +23,11 @@ fn read(registers: &mut Registers, index: u8) -> u8 {
 
 #[test]
 fn tells_the_sizes_of_memory() {
-    let facts = Facts { ram_below_4g: 3 << 30, ram_above_4g: 5 << 30, ..Facts::default() };
+    let facts = Facts {
+        ram_below_4g: 3 << 30,
+        ram_above_4g: 5 << 30,
+        ..Facts::default()
+    };
     let (mut registers, _) = registers(&facts);
     let low = u16::from_le_bytes([read(&mut registers, 0x34), read(&mut registers, 0x35)]);
     assert_eq!(u64::from(low) * 65536 + (16 << 20), 3 << 30);
@@ -28,7 +38,10 @@ fn tells_the_sizes_of_memory() {
 
 #[test]
 fn a_machine_below_16_mib_has_nothing_above() {
-    let (mut registers, _) = registers(&Facts { ram_below_4g: 8 << 20, ..Facts::default() });
+    let (mut registers, _) = registers(&Facts {
+        ram_below_4g: 8 << 20,
+        ..Facts::default()
+    });
     assert_eq!(read(&mut registers, 0x34), 0);
 }
 

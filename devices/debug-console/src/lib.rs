@@ -62,7 +62,10 @@ pub struct DebugConsole;
 impl Kind for DebugConsole {
     const NAMES: Names = Names {
         kind: "debug-console",
-        option: Some(OptionNames { flag: "debug-console", field: "debug_console" }),
+        option: Some(OptionNames {
+            flag: "debug-console",
+            field: "debug_console",
+        }),
         id: "__debug_console",
     };
     const PRESENCE: Presence = Presence::ByDefault;
@@ -92,7 +95,9 @@ impl Kind for DebugConsole {
     }
 
     fn paths(config: &DebugConsoleConfig) -> Vec<(PathBuf, Access)> {
-        config.endpoint().map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
+        config
+            .endpoint()
+            .map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
     }
 
     fn build(config: DebugConsoleConfig, host: &mut Host<'_>) -> Result<Port> {
@@ -127,15 +132,23 @@ pub struct Port {
 
 impl Device for Port {
     fn start(&mut self) -> Result<()> {
-        let Some(worker) = self.readers.take() else { return Ok(()) };
-        let task = Task::spawn(READERS_THREAD, self.rules.clone(), worker)
-            .map_err(|source| Error::Worker { name: READERS_THREAD.into(), source })?;
+        let Some(worker) = self.readers.take() else {
+            return Ok(());
+        };
+        let task = Task::spawn(READERS_THREAD, self.rules.clone(), worker).map_err(|source| {
+            Error::Worker {
+                name: READERS_THREAD.into(),
+                source,
+            }
+        })?;
         self.task = Some(task);
         Ok(())
     }
 
     fn stop(&mut self) -> Result<()> {
-        let Some(task) = self.task.take() else { return Ok(()) };
+        let Some(task) = self.task.take() else {
+            return Ok(());
+        };
         let worker = task.stop().map_err(|source| Error::Backend {
             what: format!("thread {READERS_THREAD} failed"),
             source: source.into(),
@@ -171,7 +184,10 @@ impl<W: Write + Send> Target for Registers<W> {
 
     fn write(&mut self, _offset: u64, data: &[u8]) {
         // Debug output that nobody takes is no reason to disturb the guest.
-        let _ = self.output.write_all(data).and_then(|()| self.output.flush());
+        let _ = self
+            .output
+            .write_all(data)
+            .and_then(|()| self.output.flush());
     }
 }
 
@@ -190,7 +206,10 @@ mod tests {
         assert_eq!(config.endpoint(), Ok(Endpoint::File("/tmp/x".into())));
         assert_eq!(read("tty").iobase, Some(0xe9));
         for text in ["iobase=0xe9", "tty,iobase=233", "tty,iobase=0x10000", ""] {
-            assert!(keyvalue::from_str::<DebugConsoleConfig>(text).is_err(), "{text:?}");
+            assert!(
+                keyvalue::from_str::<DebugConsoleConfig>(text).is_err(),
+                "{text:?}"
+            );
         }
     }
 

@@ -7,21 +7,31 @@
 use std::time::{Duration, Instant};
 
 use arch::layout;
-use device::{Device, Host, Kind, Names, NoConfig, Presence, Region, Result, Saved, Shared, Target};
+use device::{
+    Device, Host, Kind, Names, NoConfig, Presence, Region, Result, Saved, Shared, Target,
+};
 
 /// The kind.
 #[derive(Debug)]
 pub struct DebugPort;
 
 impl Kind for DebugPort {
-    const NAMES: Names = Names { kind: "debug-port", option: None, id: "__debug_port" };
+    const NAMES: Names = Names {
+        kind: "debug-port",
+        option: None,
+        id: "__debug_port",
+    };
     const PRESENCE: Presence = Presence::Always;
     type Config = NoConfig;
     type Device = Port;
 
     fn build(_config: NoConfig, host: &mut Host<'_>) -> Result<Port> {
-        let registers = Shared::new(Registers { since: Instant::now() });
-        Ok(Port { _port: host.ports(layout::PORT_DEBUG, 1, &registers)? })
+        let registers = Shared::new(Registers {
+            since: Instant::now(),
+        });
+        Ok(Port {
+            _port: host.ports(layout::PORT_DEBUG, 1, &registers)?,
+        })
     }
 }
 
@@ -83,7 +93,10 @@ mod tests {
     #[test]
     fn the_line_names_the_range_the_code_and_the_time() {
         let time = Duration::from_micros(3_000_042);
-        assert_eq!(line(0x41, time), "[Debug I/O port: Kernel code 0x41] 3.000042 seconds");
+        assert_eq!(
+            line(0x41, time),
+            "[Debug I/O port: Kernel code 0x41] 3.000042 seconds"
+        );
         for (code, text) in [
             (0x00, "Firmware"),
             (0x1f, "Firmware"),

@@ -7,7 +7,9 @@
 use std::io::{self, Write};
 
 use arch::layout;
-use device::{Device, Host, Kind, Names, NoConfig, Presence, Region, Result, Saved, Shared, Target};
+use device::{
+    Device, Host, Kind, Names, NoConfig, Presence, Region, Result, Saved, Shared, Target,
+};
 
 const SIGNATURE: u8 = 0xe9;
 
@@ -16,14 +18,22 @@ const SIGNATURE: u8 = 0xe9;
 pub struct FirmwareDebug;
 
 impl Kind for FirmwareDebug {
-    const NAMES: Names = Names { kind: "firmware-debug", option: None, id: "__firmware_debug" };
+    const NAMES: Names = Names {
+        kind: "firmware-debug",
+        option: None,
+        id: "__firmware_debug",
+    };
     const PRESENCE: Presence = Presence::Always;
     type Config = NoConfig;
     type Device = Port;
 
     fn build(_config: NoConfig, host: &mut Host<'_>) -> Result<Port> {
-        let registers = Shared::new(Registers { output: io::stdout() });
-        Ok(Port { _port: host.ports(layout::PORT_FIRMWARE_DEBUG, 1, &registers)? })
+        let registers = Shared::new(Registers {
+            output: io::stdout(),
+        });
+        Ok(Port {
+            _port: host.ports(layout::PORT_FIRMWARE_DEBUG, 1, &registers)?,
+        })
     }
 }
 
@@ -56,7 +66,10 @@ impl<W: Write + Send> Target for Registers<W> {
 
     fn write(&mut self, _offset: u64, data: &[u8]) {
         // Debug output that nobody takes is no reason to disturb the guest.
-        let _ = self.output.write_all(data).and_then(|()| self.output.flush());
+        let _ = self
+            .output
+            .write_all(data)
+            .and_then(|()| self.output.flush());
     }
 }
 

@@ -12,7 +12,6 @@ use device::{
     Shared, Target,
 };
 
-
 /// Offset of port 0x61, the timer's control port.
 const TIMER_CONTROL: u64 = 0;
 /// Output of timer channel 2.
@@ -27,14 +26,22 @@ const COMMAND_RESET: u8 = 0xfe;
 pub struct I8042;
 
 impl Kind for I8042 {
-    const NAMES: Names = Names { kind: "i8042", option: None, id: "__i8042" };
+    const NAMES: Names = Names {
+        kind: "i8042",
+        option: None,
+        id: "__i8042",
+    };
     const PRESENCE: Presence = Presence::Always;
     type Config = NoConfig;
     type Device = Controller;
 
     fn build(_config: NoConfig, host: &mut Host<'_>) -> Result<Controller> {
-        let registers = Shared::new(Registers { power: host.power() });
-        Ok(Controller { _ports: host.ports(layout::PORT_I8042, layout::PORT_I8042_COUNT, &registers)? })
+        let registers = Shared::new(Registers {
+            power: host.power(),
+        });
+        Ok(Controller {
+            _ports: host.ports(layout::PORT_I8042, layout::PORT_I8042_COUNT, &registers)?,
+        })
     }
 }
 
@@ -83,7 +90,12 @@ mod tests {
     fn registers() -> (Registers, Arc<Mutex<Vec<PowerEvent>>>) {
         let events = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&events);
-        (Registers { power: Power::new(move |event| log.lock().unwrap().push(event)) }, events)
+        (
+            Registers {
+                power: Power::new(move |event| log.lock().unwrap().push(event)),
+            },
+            events,
+        )
     }
 
     #[test]

@@ -9,14 +9,18 @@ const LOGICAL: u64 = 1 << 11;
 const REMOTE_IRR: u64 = 1 << 14;
 const LEVEL: u64 = 1 << 15;
 const MASKED: u64 = 1 << 16;
-const DESTINATION_SHIFT: u64 = 56;
+/// Destination, eight bits from 56; below it seven bits that a guest which knows that it runs on KVM uses for
+/// the bits from 8 on of a destination (Linux `Documentation/virt/kvm/x86/cpuid.rst`,
+/// `KVM_FEATURE_MSI_EXT_DEST_ID`).
+const DESTINATION: u64 = 0xfffe_0000_0000_0000;
 /// Bits that software can set: not the delivery status (12) and the remote IRR (14).
-const WRITABLE: u64 = 0xff00_0000_0001_afff;
+const WRITABLE: u64 = DESTINATION | 0x0001_afff;
 
 /// Start of the range that messages are written to.
 const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
 const MESSAGE_LOGICAL: u64 = 1 << 2;
-const MESSAGE_DESTINATION_SHIFT: u64 = 12;
+/// From the destination's place in an entry to that in a message's address.
+const DESTINATION_SHIFT: u64 = 44;
 /// "Assert", for level-triggered messages.
 const MESSAGE_ASSERT: u32 = 1 << 14;
 
@@ -67,8 +71,7 @@ impl Entry {
         if self.0 & MASKED != 0 {
             return None;
         }
-        let mut address =
-            MESSAGE_ADDRESS | (self.0 >> DESTINATION_SHIFT) << MESSAGE_DESTINATION_SHIFT;
+        let mut address = MESSAGE_ADDRESS | (self.0 & DESTINATION) >> DESTINATION_SHIFT;
         if self.0 & LOGICAL != 0 {
             address |= MESSAGE_LOGICAL;
         }
@@ -93,7 +96,9 @@ mod tests {
     use super::*;
 
     fn message(bits: u64) -> Option<(u64, u32)> {
-        Entry::from_bits(bits).message().map(|message| (message.address, message.data))
+        Entry::from_bits(bits)
+            .message()
+            .map(|message| (message.address, message.data))
     }
 
     #[test]
@@ -105,15 +110,23 @@ mod tests {
         // Logical, lowest priority, level.
         assert_eq!(message(0x0300_0000_0000_8951), Some((0xfee0_3004, 0xc151)));
         assert_eq!(message(0x0300_0000_0001_8951), None);
+        // Destination 0x1234: the upper bits are in the extension.
+        assert_eq!(message(0x3424_0000_0000_0040), Some((0xfee3_4240, 0x40)));
     }
 
     #[test]
     fn halves_are_independent_and_read_only_bits_stay() {
-        let entry = Entry::default().with_half(true, 0xff00_1234).with_half(false, 0xffff_ffff);
+        let entry = Entry::default()
+            .with_half(true, 0xff00_1234)
+            .with_half(false, 0xffff_ffff);
         assert_eq!(entry.half(true), 0xff00_0000);
+        assert_eq!(entry.with_half(true, u32::MAX).half(true), 0xfffe_0000);
         assert_eq!(entry.half(false), 0x0001_afff);
         let asserted = Entry::from_bits(LEVEL | REMOTE_IRR | 0x20);
-        assert_eq!(asserted.with_half(false, 0x8021).bits(), LEVEL | REMOTE_IRR | 0x21);
+        assert_eq!(
+            asserted.with_half(false, 0x8021).bits(),
+            LEVEL | REMOTE_IRR | 0x21
+        );
         assert_eq!(asserted.with_half(false, 0x21).bits(), 0x21);
     }
 

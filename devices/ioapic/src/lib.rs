@@ -44,7 +44,11 @@ const ID_MASK: u32 = 0x0f00_0000;
 pub struct IoApic;
 
 impl Kind for IoApic {
-    const NAMES: Names = Names { kind: "ioapic", option: None, id: "__ioapic" };
+    const NAMES: Names = Names {
+        kind: "ioapic",
+        option: None,
+        id: "__ioapic",
+    };
     const PRESENCE: Presence = Presence::Always;
     type Config = NoConfig;
     type Device = Controller;
@@ -90,7 +94,10 @@ impl Device for Controller {
         let state: State = saved.read(IoApic::NAMES.kind, 1)?;
         let entries: [u64; PINS] = state.entries.try_into().map_err(|entries: Vec<u64>| {
             let why = format!("{} redirection entries instead of {PINS}", entries.len());
-            Error::BadState { kind: IoApic::NAMES.kind, why }
+            Error::BadState {
+                kind: IoApic::NAMES.kind,
+                why,
+            }
         })?;
         let mut registers = self.registers.lock();
         registers.selected = state.selected;
@@ -137,7 +144,12 @@ struct Registers {
 
 impl Registers {
     fn new(routes: Routes) -> Self {
-        Self { selected: 0, id: 0, entries: [Entry::default(); PINS], routes }
+        Self {
+            selected: 0,
+            id: 0,
+            entries: [Entry::default(); PINS],
+            routes,
+        }
     }
 
     /// The pin that the selector names, and whether the upper half of its entry.

@@ -46,7 +46,10 @@ fn an_unmasked_entry_becomes_a_route_once() {
     assert!(routes(&registers).is_empty(), "a masked entry has no route");
     write(&mut registers, 0x18, 0x24);
     write(&mut registers, 0x18, 0x24);
-    let message = MsiMessage { address: 0xfee0_2000, data: 0x24 };
+    let message = MsiMessage {
+        address: 0xfee0_2000,
+        data: 0x24,
+    };
     assert_eq!(routes(&registers), [(4, Some(message))]);
     write(&mut registers, 0x18, 0x1_0024);
     assert_eq!(routes(&registers)[1..], [(4, None)]);

@@ -56,7 +56,10 @@ pub struct Serial;
 impl Kind for Serial {
     const NAMES: Names = Names {
         kind: "serial",
-        option: Some(OptionNames { flag: "serial", field: "serial" }),
+        option: Some(OptionNames {
+            flag: "serial",
+            field: "serial",
+        }),
         id: "__serial",
     };
     const PRESENCE: Presence = Presence::ByDefault;
@@ -69,7 +72,11 @@ impl Kind for Serial {
     type Device = Port;
 
     fn by_default() -> Option<SerialConfig> {
-        Some(SerialConfig { file: None, mode: ConsoleMode::Null, socket: None })
+        Some(SerialConfig {
+            file: None,
+            mode: ConsoleMode::Null,
+            socket: None,
+        })
     }
 
     fn is_off(config: &SerialConfig) -> bool {
@@ -81,16 +88,22 @@ impl Kind for Serial {
     }
 
     fn paths(config: &SerialConfig) -> Vec<(PathBuf, Access)> {
-        config.endpoint().map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
+        config
+            .endpoint()
+            .map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
     }
 
     fn build(config: SerialConfig, host: &mut Host<'_>) -> Result<Port> {
-        let stream = Stream::open(&config.endpoint()?)
-            .map_err(|source| Error::Backend { what: "--serial".into(), source: source.into() })?;
+        let stream = Stream::open(&config.endpoint()?).map_err(|source| Error::Backend {
+            what: "--serial".into(),
+            source: source.into(),
+        })?;
         let pty = stream.path().map(ToOwned::to_owned);
         let (output, input) = stream.split();
-        let resume = Kick::new()
-            .map_err(|source| Error::Worker { name: INPUT_THREAD.into(), source })?;
+        let resume = Kick::new().map_err(|source| Error::Worker {
+            name: INPUT_THREAD.into(),
+            source,
+        })?;
         let line = host.legacy_irq(layout::GSI_COM1)?;
         let uart = Shared::new(Uart::new(line, output, resume.clone()));
         let reader = input.map(|input| Reader::new(input, Feed(uart.clone()), resume, host));
@@ -127,10 +140,10 @@ impl Device for Port {
 
     fn restore(&mut self, saved: Saved) -> Result<()> {
         let state: State = saved.read(Serial::NAMES.kind, 1)?;
-        self.uart
-            .lock()
-            .put(state)
-            .map_err(|why| Error::BadState { kind: Serial::NAMES.kind, why })
+        self.uart.lock().put(state).map_err(|why| Error::BadState {
+            kind: Serial::NAMES.kind,
+            why,
+        })
     }
 
     fn nodes(&self) -> Vec<Node> {
@@ -139,7 +152,10 @@ impl Device for Port {
         node.uid = Some(0);
         node.description = Some("COM1");
         node.resources = vec![
-            Resource::Ports { base: layout::PORT_COM1, len: layout::PORT_COM1_COUNT },
+            Resource::Ports {
+                base: layout::PORT_COM1,
+                len: layout::PORT_COM1_COUNT,
+            },
             Resource::edge(layout::GSI_COM1),
         ];
         vec![node]
@@ -162,19 +178,31 @@ struct Reader {
 impl Reader {
     fn new(input: Input, feed: Feed, resume: Kick, host: &Host<'_>) -> Result<Self> {
         let worker = InputWorker::new(input, feed, resume);
-        Ok(Self { rules: host.thread_rules()?, worker: Some(worker), task: None })
+        Ok(Self {
+            rules: host.thread_rules()?,
+            worker: Some(worker),
+            task: None,
+        })
     }
 
     fn start(&mut self) -> Result<()> {
-        let Some(worker) = self.worker.take() else { return Ok(()) };
-        let task = Task::spawn(INPUT_THREAD, self.rules.clone(), worker)
-            .map_err(|source| Error::Worker { name: INPUT_THREAD.into(), source })?;
+        let Some(worker) = self.worker.take() else {
+            return Ok(());
+        };
+        let task = Task::spawn(INPUT_THREAD, self.rules.clone(), worker).map_err(|source| {
+            Error::Worker {
+                name: INPUT_THREAD.into(),
+                source,
+            }
+        })?;
         self.task = Some(task);
         Ok(())
     }
 
     fn stop(&mut self) -> Result<()> {
-        let Some(task) = self.task.take() else { return Ok(()) };
+        let Some(task) = self.task.take() else {
+            return Ok(());
+        };
         let worker = task.stop().map_err(|source| Error::Backend {
             what: format!("thread {INPUT_THREAD} failed"),
             source: source.into(),

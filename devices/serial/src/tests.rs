@@ -9,8 +9,14 @@ fn each_mode_is_an_endpoint() {
     assert_eq!(read("tty").endpoint(), Ok(Endpoint::Tty));
     assert_eq!(read("null").endpoint(), Ok(Endpoint::Null));
     assert_eq!(read("pty").endpoint(), Ok(Endpoint::Pty));
-    assert_eq!(read("file=/tmp/a").endpoint(), Ok(Endpoint::File("/tmp/a".into())));
-    assert_eq!(read("socket=/tmp/s").endpoint(), Ok(Endpoint::Socket("/tmp/s".into())));
+    assert_eq!(
+        read("file=/tmp/a").endpoint(),
+        Ok(Endpoint::File("/tmp/a".into()))
+    );
+    assert_eq!(
+        read("socket=/tmp/s").endpoint(),
+        Ok(Endpoint::Socket("/tmp/s".into()))
+    );
     assert!(Serial::is_off(&read("off")));
     assert!(!Serial::is_off(&read("null")));
 }
@@ -18,10 +24,16 @@ fn each_mode_is_an_endpoint() {
 #[test]
 fn what_is_not_a_mode_is_refused() {
     for text in ["", "stdout", "tty,pty", "iobase=0x3f8", "file="] {
-        assert!(keyvalue::from_str::<SerialConfig>(text).is_err(), "{text:?}");
+        assert!(
+            keyvalue::from_str::<SerialConfig>(text).is_err(),
+            "{text:?}"
+        );
     }
     let json = serde_json::from_str::<SerialConfig>(r#"{"mode":"File"}"#).unwrap();
-    assert_eq!(json.endpoint().unwrap_err().to_string(), "--serial: file= needs a path");
+    assert_eq!(
+        json.endpoint().unwrap_err().to_string(),
+        "--serial: file= needs a path"
+    );
 }
 
 #[test]
@@ -36,6 +48,9 @@ fn json_is_that_of_the_api() {
 
 #[test]
 fn the_files_it_opens_are_declared() {
-    assert_eq!(Serial::paths(&read("file=/dev/null")), [("/dev/null".into(), Access::ReadWrite)]);
+    assert_eq!(
+        Serial::paths(&read("file=/dev/null")),
+        [("/dev/null".into(), Access::ReadWrite)]
+    );
     assert_eq!(Serial::paths(&read("tty")), []);
 }

@@ -72,10 +72,18 @@ pub(crate) struct Uart {
 impl Uart {
     pub(crate) fn new(line: IrqLine, output: Output, resume: Kick) -> Self {
         let line = Line(Arc::new(line));
-        let room = Room { resume, wanted: Arc::new(AtomicBool::new(false)) };
+        let room = Room {
+            resume,
+            wanted: Arc::new(AtomicBool::new(false)),
+        };
         let printer = Printer(Shared::new(output));
         let registers = Registers::with_events(line.clone(), room.clone(), printer.clone());
-        Self { registers, line, room, printer }
+        Self {
+            registers,
+            line,
+            room,
+            printer,
+        }
     }
 
     /// Replaces the registers by saved ones.
@@ -89,7 +97,9 @@ impl Uart {
 
 impl fmt::Debug for Uart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uart").field("state", &self.registers.state()).finish_non_exhaustive()
+        f.debug_struct("Uart")
+            .field("state", &self.registers.state())
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,8 +112,11 @@ impl Target for Uart {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let ([value], Ok(offset)) = (data, u8::try_from(offset)) else { return };
-        if let Err(vm_superio::serial::Error::IOError(error)) = self.registers.write(offset, *value) {
+        let ([value], Ok(offset)) = (data, u8::try_from(offset)) else {
+            return;
+        };
+        if let Err(vm_superio::serial::Error::IOError(error)) = self.registers.write(offset, *value)
+        {
             telemetry::warn!("serial port: output is lost: {error}");
         }
     }

@@ -97,7 +97,7 @@ pub enum Error {
     /// The processor is in the middle of an access that the monitor has answered but the kernel has not yet
     /// taken back.
     #[error(
-        "the processor is in the middle of an access: run it until it is interrupted, then save it"
+        "the processor is in the middle of an access: run it until it is interrupted, then save or restore it"
     )]
     Unfinished,
     /// An event descriptor could not be made.

@@ -294,7 +294,7 @@ pub trait Vcpu: Send {
     ///
     /// # Errors
     /// [`Error::BadState`], [`Error::MsrRefused`], [`Error::Missing`] or [`Error::Ioctl`] if this host cannot
-    /// take it. What was restored until then stays: the processor must not be run.
+    /// take it, [`Error::Unfinished`] as for [`Vcpu::save`]. What was restored until then stays: the processor must not be run.
     fn restore(&mut self, state: &VcpuState) -> Result<()>;
 }
 

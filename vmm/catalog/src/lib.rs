@@ -38,7 +38,9 @@ pub struct Planned<'a> {
 
 /// Kinds that the user can configure, with the names they go by.
 pub fn options() -> impl Iterator<Item = (OptionNames, &'static dyn AnyKind)> {
-    CATALOG.iter().filter_map(|kind| Some((kind.names().option?, *kind)))
+    CATALOG
+        .iter()
+        .filter_map(|kind| Some((kind.names().option?, *kind)))
 }
 
 /// Fills in the configuration of kinds that are there by default.
@@ -54,13 +56,22 @@ pub fn settle(devices: &mut Map<String, Value>) {
 ///
 /// # Errors
 /// The first problem found: a member that no kind has, or what a kind objects to.
-pub fn check(devices: &Map<String, Value>, facts: &Facts, other_members: &[&str]) -> Result<(), Problem> {
+pub fn check(
+    devices: &Map<String, Value>,
+    facts: &Facts,
+    other_members: &[&str],
+) -> Result<(), Problem> {
     for (member, config) in devices {
         let Some((_, kind)) = options().find(|(names, _)| names.field == member) else {
-            let known = options().map(|(names, _)| names.field).chain(other_members.iter().copied());
+            let known = options()
+                .map(|(names, _)| names.field)
+                .chain(other_members.iter().copied());
             let hint = keyvalue::nearest(member, known)
                 .map_or_else(String::new, |near| format!(", did you mean \"{near}\"?"));
-            return Err(Problem::new("vm config", format!("unknown member \"{member}\"{hint}")));
+            return Err(Problem::new(
+                "vm config",
+                format!("unknown member \"{member}\"{hint}"),
+            ));
         };
         kind.check(config, facts)?;
     }
@@ -80,7 +91,11 @@ pub fn plan(devices: &Map<String, Value>) -> Vec<Planned<'_>> {
         };
         let Some(config) = config else { continue };
         if !kind.is_off(config) {
-            planned.push(Planned { id: names.id.to_owned(), kind: *kind, config });
+            planned.push(Planned {
+                id: names.id.to_owned(),
+                kind: *kind,
+                config,
+            });
         }
     }
     planned

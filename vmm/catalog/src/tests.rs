@@ -9,7 +9,11 @@ fn names_are_unique_and_options_are_those_of_the_reference() {
         let names = kind.names();
         assert!(seen.insert(names.kind), "{}", names.kind);
         assert!(seen.insert(names.id), "{}", names.id);
-        assert_eq!(names.option.is_none(), kind.presence() == Presence::Always, "{kind:?}");
+        assert_eq!(
+            names.option.is_none(),
+            kind.presence() == Presence::Always,
+            "{kind:?}"
+        );
     }
     let flags: HashSet<_> = options().map(|(names, _)| names.flag).collect();
     assert_eq!(flags.len(), options().count());
@@ -26,7 +30,10 @@ fn every_option_is_documented() {
         assert!(described(schema.as_value()), "--{}", names.flag);
         let properties = schema.get("properties").and_then(Value::as_object).unwrap();
         for (key, property) in properties {
-            let inside = property.get("allOf").and_then(|all| all.get(0)).is_some_and(described);
+            let inside = property
+                .get("allOf")
+                .and_then(|all| all.get(0))
+                .is_some_and(described);
             assert!(described(property) || inside, "--{} {key}", names.flag);
         }
     }
@@ -35,10 +42,17 @@ fn every_option_is_documented() {
 #[test]
 fn defaults_read_back_and_survive_their_own_flag() {
     for (names, kind) in options() {
-        let Some(config) = kind.by_default() else { continue };
+        let Some(config) = kind.by_default() else {
+            continue;
+        };
         kind.check(&config, &Facts::default()).unwrap();
         let flag = kind.write_flag(&config);
-        assert_eq!(kind.read_flag(&flag).unwrap(), config, "--{} {flag}", names.flag);
+        assert_eq!(
+            kind.read_flag(&flag).unwrap(),
+            config,
+            "--{} {flag}",
+            names.flag
+        );
     }
 }
 
@@ -59,7 +73,10 @@ fn an_unknown_member_names_the_nearest() {
     let mut devices = Map::new();
     devices.insert("serail".into(), Value::Null);
     let problem = check(&devices, &Facts::default(), &["cpus"]).unwrap_err();
-    assert!(problem.text.contains("did you mean \"serial\"?"), "{problem}");
+    assert!(
+        problem.text.contains("did you mean \"serial\"?"),
+        "{problem}"
+    );
 }
 
 #[test]
@@ -67,7 +84,10 @@ fn what_is_off_is_not_planned() {
     let mut devices = Map::new();
     settle(&mut devices);
     let ids = |devices: &Map<String, Value>| -> Vec<String> {
-        plan(devices).into_iter().map(|planned| planned.id).collect()
+        plan(devices)
+            .into_iter()
+            .map(|planned| planned.id)
+            .collect()
     };
     assert!(ids(&devices).contains(&"__serial".to_owned()));
     assert!(!ids(&devices).contains(&"__debug_console".to_owned()));
@@ -80,7 +100,13 @@ fn what_is_off_is_not_planned() {
 #[test]
 fn paths_of_the_configured_devices_are_known() {
     let mut devices = Map::new();
-    devices.insert("serial".into(), serde_json::json!({ "mode": "File", "file": "/dev/null" }));
+    devices.insert(
+        "serial".into(),
+        serde_json::json!({ "mode": "File", "file": "/dev/null" }),
+    );
     settle(&mut devices);
-    assert_eq!(paths(&devices).unwrap(), [("/dev/null".into(), Access::ReadWrite)]);
+    assert_eq!(
+        paths(&devices).unwrap(),
+        [("/dev/null".into(), Access::ReadWrite)]
+    );
 }

@@ -162,7 +162,9 @@ impl CpusConfig {
     /// The first problem found.
     pub fn check(&self) -> Check {
         let (boot, max) = (self.boot_vcpus, self.max());
-        require(boot > 0, OPTION, || "boot=0: a machine needs at least one processor".into())?;
+        require(boot > 0, OPTION, || {
+            "boot=0: a machine needs at least one processor".into()
+        })?;
         require(max >= boot, OPTION, || {
             format!("max={max} is lower than boot={boot}: raise max or leave it out")
         })?;
@@ -183,14 +185,19 @@ impl CpusConfig {
         for (index, entry) in list.iter().enumerate() {
             let vcpu = entry.vcpu;
             require(vcpu < max, OPTION, || {
-                format!("affinity names processor {vcpu}, but max={max}: the last one is {}", max - 1)
+                format!(
+                    "affinity names processor {vcpu}, but max={max}: the last one is {}",
+                    max - 1
+                )
             })?;
             require(!entry.host_cpus.is_empty(), OPTION, || {
                 format!("affinity of processor {vcpu} is empty: name at least one host processor")
             })?;
-            require(list[..index].iter().all(|other| other.vcpu != vcpu), OPTION, || {
-                format!("affinity names processor {vcpu} twice")
-            })?;
+            require(
+                list[..index].iter().all(|other| other.vcpu != vcpu),
+                OPTION,
+                || format!("affinity names processor {vcpu} twice"),
+            )?;
         }
         Ok(())
     }
@@ -216,15 +223,25 @@ impl CpuTopology {
         }
         Err(Problem::new(
             OPTION,
-            format!("topology={self} makes {product} processors, but max={max}: they must be equal"),
+            format!(
+                "topology={self} makes {product} processors, but max={max}: they must be equal"
+            ),
         ))
     }
 }
 
 impl std::fmt::Display for CpuTopology {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { threads_per_core, cores_per_die, dies_per_package, packages } = self;
-        write!(f, "{threads_per_core}:{cores_per_die}:{dies_per_package}:{packages}")
+        let Self {
+            threads_per_core,
+            cores_per_die,
+            dies_per_package,
+            packages,
+        } = self;
+        write!(
+            f,
+            "{threads_per_core}:{cores_per_die}:{dies_per_package}:{packages}"
+        )
     }
 }
 
@@ -252,7 +269,13 @@ mod tests {
         assert!(config.kvm_hyperv && config.features.amx && !config.nested);
         let affinity = config.affinity.unwrap();
         assert_eq!(affinity[0].host_cpus, [0, 1]);
-        assert_eq!(affinity[1], CpuAffinity { vcpu: 1, host_cpus: vec![2, 3] });
+        assert_eq!(
+            affinity[1],
+            CpuAffinity {
+                vcpu: 1,
+                host_cpus: vec![2, 3]
+            }
+        );
         assert_eq!(config.core_scheduling, CoreScheduling::Vcpu);
     }
 
@@ -266,7 +289,8 @@ mod tests {
     #[test]
     fn json_uses_the_api_names() {
         let config: CpusConfig =
-            serde_json::from_str(r#"{"boot_vcpus":1,"max_vcpus":2,"core_scheduling":"Off"}"#).unwrap();
+            serde_json::from_str(r#"{"boot_vcpus":1,"max_vcpus":2,"core_scheduling":"Off"}"#)
+                .unwrap();
         assert_eq!(config.max(), 2);
         assert!(serde_json::from_str::<CpusConfig>(r#"{"boot":1}"#).is_err());
     }
@@ -285,14 +309,23 @@ mod tests {
             ("affinity=[0@[0],0@[1]]", "twice"),
         ] {
             let message = refused(text);
-            assert!(message.starts_with("--cpus: ") && message.contains(part), "{text}: {message}");
+            assert!(
+                message.starts_with("--cpus: ") && message.contains(part),
+                "{text}: {message}"
+            );
         }
         assert_eq!(read("max=8192").check(), Ok(()));
     }
 
     #[test]
     fn unknown_words_are_refused() {
-        for text in ["features=avx", "core_scheduling=core", "profile=host", "bot=1", "boot=x"] {
+        for text in [
+            "features=avx",
+            "core_scheduling=core",
+            "profile=host",
+            "bot=1",
+            "boot=x",
+        ] {
             assert!(keyvalue::from_str::<CpusConfig>(text).is_err(), "{text}");
         }
     }

@@ -37,7 +37,10 @@ impl LandlockConfig {
     /// If there are other letters than r and w.
     pub fn rule(&self) -> Result<sandbox::landlock::Access, Problem> {
         self.access.parse().map_err(|_| {
-            Problem::new(OPTION, format!("access={}: must be r, w or rw", self.access))
+            Problem::new(
+                OPTION,
+                format!("access={}: must be r, w or rw", self.access),
+            )
         })
     }
 }
@@ -51,7 +54,17 @@ mod tests {
         assert!(keyvalue::from_str::<LandlockConfig>("path=/tmp").is_err());
         let read = |text| keyvalue::from_str::<LandlockConfig>(text).unwrap().check();
         assert_eq!(read("path=/tmp,access=rw"), Ok(()));
-        assert!(read("path=/tmp,access=x").unwrap_err().text.contains("r, w or rw"));
-        assert!(read("path=/nowhere,access=r").unwrap_err().text.contains("does not exist"));
+        assert!(
+            read("path=/tmp,access=x")
+                .unwrap_err()
+                .text
+                .contains("r, w or rw")
+        );
+        assert!(
+            read("path=/nowhere,access=r")
+                .unwrap_err()
+                .text
+                .contains("does not exist")
+        );
     }
 }

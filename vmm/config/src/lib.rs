@@ -28,5 +28,9 @@ pub use device::Problem;
 pub type Check = Result<(), Problem>;
 
 fn require(holds: bool, option: &str, text: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(Problem::new(option, text())) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Problem::new(option, text()))
+    }
 }

@@ -91,9 +91,12 @@ impl MemoryConfig {
     /// # Errors
     /// The first problem found.
     pub fn check(&self) -> Check {
-        require(self.size.0 > 0, OPTION, || "size=0: a machine needs memory".into())?;
+        require(self.size.0 > 0, OPTION, || {
+            "size=0: a machine needs memory".into()
+        })?;
         require(!(self.shared && self.mergeable), OPTION, || {
-            "shared=on with mergeable=on: the kernel merges private pages only, switch one off".into()
+            "shared=on with mergeable=on: the kernel merges private pages only, switch one off"
+                .into()
         })?;
         if let Some(size) = self.hugepage_size {
             require(self.hugepages, OPTION, || {
@@ -107,7 +110,9 @@ impl MemoryConfig {
     }
 
     fn check_hotplug(&self) -> Check {
-        let Some(asked) = self.hotplug_size.or(self.hotplugged_size) else { return Ok(()) };
+        let Some(asked) = self.hotplug_size.or(self.hotplugged_size) else {
+            return Ok(());
+        };
         Err(Problem::new(
             OPTION,
             format!(
@@ -122,9 +127,9 @@ impl MemoryConfig {
     pub fn ram_options(&self) -> memory::RamOptions {
         memory::RamOptions {
             shared: self.shared,
-            hugepages: self
-                .hugepages
-                .then(|| memory::HugePages { size: self.hugepage_size.map(|size| size.0) }),
+            hugepages: self.hugepages.then(|| memory::HugePages {
+                size: self.hugepage_size.map(|size| size.0),
+            }),
             prefault: self.prefault,
             thp: self.thp,
             mergeable: self.mergeable,
@@ -175,7 +180,10 @@ mod tests {
             ("hotplug_size=1G", "hot-plug"),
         ] {
             let message = read(text).check().unwrap_err().to_string();
-            assert!(message.starts_with("--memory: ") && message.contains(part), "{message}");
+            assert!(
+                message.starts_with("--memory: ") && message.contains(part),
+                "{message}"
+            );
         }
     }
 }

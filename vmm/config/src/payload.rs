@@ -31,12 +31,16 @@ impl PayloadConfig {
     /// # Errors
     /// If there is none, or two.
     pub fn check(&self) -> Check {
-        require(self.kernel.is_some() || self.firmware.is_some(), "--kernel", || {
-            "the machine has nothing to run: give --kernel or --firmware".into()
-        })?;
-        require(self.kernel.is_none() || self.firmware.is_none(), "--firmware", || {
-            "given together with --kernel: a machine starts one or the other".into()
-        })
+        require(
+            self.kernel.is_some() || self.firmware.is_some(),
+            "--kernel",
+            || "the machine has nothing to run: give --kernel or --firmware".into(),
+        )?;
+        require(
+            self.kernel.is_none() || self.firmware.is_none(),
+            "--firmware",
+            || "given together with --kernel: a machine starts one or the other".into(),
+        )
     }
 
     /// Drops what firmware has no use for, and names it.
@@ -55,7 +59,9 @@ impl PayloadConfig {
 
     /// Files of the host that the machine reads.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.firmware, &self.kernel, &self.initramfs].into_iter().flatten()
+        [&self.firmware, &self.kernel, &self.initramfs]
+            .into_iter()
+            .flatten()
     }
 }
 
@@ -66,11 +72,27 @@ mod tests {
     #[test]
     fn one_thing_to_run() {
         let none = PayloadConfig::default();
-        assert!(none.check().unwrap_err().to_string().contains("nothing to run"));
-        let kernel = PayloadConfig { kernel: Some("k".into()), ..none.clone() };
+        assert!(
+            none.check()
+                .unwrap_err()
+                .to_string()
+                .contains("nothing to run")
+        );
+        let kernel = PayloadConfig {
+            kernel: Some("k".into()),
+            ..none.clone()
+        };
         assert_eq!(kernel.check(), Ok(()));
-        let both = PayloadConfig { firmware: Some("f".into()), ..kernel };
-        assert!(both.check().unwrap_err().to_string().starts_with("--firmware: given together"));
+        let both = PayloadConfig {
+            firmware: Some("f".into()),
+            ..kernel
+        };
+        assert!(
+            both.check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("--firmware: given together")
+        );
     }
 
     #[test]
@@ -83,7 +105,10 @@ mod tests {
         };
         assert_eq!(config.settle(), ["--cmdline", "--initramfs"]);
         assert_eq!(config.files().collect::<Vec<_>>(), ["f"]);
-        let mut kernel = PayloadConfig { kernel: Some("k".into()), ..config };
+        let mut kernel = PayloadConfig {
+            kernel: Some("k".into()),
+            ..config
+        };
         kernel.firmware = None;
         kernel.cmdline = Some("quiet".into());
         assert!(kernel.settle().is_empty());

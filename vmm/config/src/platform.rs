@@ -15,7 +15,11 @@ pub struct PlatformConfig {
     #[serde(default = "one")]
     pub num_pci_segments: u16,
     /// Serial number in SMBIOS type 1.
-    #[serde(default, alias = "serial_number", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        alias = "serial_number",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(extend("x-flag-alias" = ["serial_number"]))]
     pub system_serial_number: Option<String>,
     /// UUID in SMBIOS type 1.
@@ -107,12 +111,18 @@ mod tests {
     #[test]
     fn old_names_mean_the_new_ones() {
         let config: PlatformConfig =
-            keyvalue::from_str("serial_number=s1,uuid=5d8d0d4e-0d0f-4b43-9fbb-1d4c5f2b7a10").unwrap();
+            keyvalue::from_str("serial_number=s1,uuid=5d8d0d4e-0d0f-4b43-9fbb-1d4c5f2b7a10")
+                .unwrap();
         assert_eq!(config.system_serial_number.as_deref(), Some("s1"));
         assert!(config.system_uuid.is_some());
         let json: PlatformConfig = serde_json::from_str(r#"{"serial_number":"s2"}"#).unwrap();
         assert_eq!(json.system_serial_number.as_deref(), Some("s2"));
-        assert!(serde_json::to_value(&json).unwrap().get("system_serial_number").is_some());
+        assert!(
+            serde_json::to_value(&json)
+                .unwrap()
+                .get("system_serial_number")
+                .is_some()
+        );
     }
 
     #[test]
@@ -125,12 +135,21 @@ mod tests {
     fn a_bad_uuid_is_found_before_boot() {
         let config: PlatformConfig = keyvalue::from_str("system_uuid=nonsense").unwrap();
         let message = config.check().unwrap_err().to_string();
-        assert!(message.starts_with("--platform: ") && message.contains("nonsense"), "{message}");
+        assert!(
+            message.starts_with("--platform: ") && message.contains("nonsense"),
+            "{message}"
+        );
     }
 
     #[test]
     fn segments_wait_for_pci() {
         let config: PlatformConfig = keyvalue::from_str("num_pci_segments=2").unwrap();
-        assert!(config.check().unwrap_err().to_string().contains("num_pci_segments=2"));
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("num_pci_segments=2")
+        );
     }
 }

@@ -35,8 +35,14 @@ pub struct VmConfig {
 
 impl VmConfig {
     /// Members that are not devices.
-    pub const FIXED_MEMBERS: &'static [&'static str] =
-        &["cpus", "memory", "payload", "platform", "landlock_enable", "landlock_rules"];
+    pub const FIXED_MEMBERS: &'static [&'static str] = &[
+        "cpus",
+        "memory",
+        "payload",
+        "platform",
+        "landlock_enable",
+        "landlock_rules",
+    ];
 
     /// Checks all but the devices.
     ///

@@ -52,10 +52,12 @@ impl Machine {
         let ram = new_ram(config)?;
         let loader = Loader::start(config, &ram)?;
         let prefault = ram.prefault()?;
-        let vm = hypervisor.create_vm(&VmOptions { x2apic: needs_x2apic(config)? })?;
+        let vm = hypervisor.create_vm(&VmOptions {
+            x2apic: needs_x2apic(config)?,
+        })?;
         let memory = map_ram(&*vm, &ram)?;
         let vcpus = create_vcpus(config, &*vm)?;
-        let profile = cpu_profile(config, hypervisor, vcpus.first())?;
+        let profile = cpu_profile(config, hypervisor, &vcpus)?;
         let board = Arc::new(Board::new(
             Arc::clone(&vm),
             ram.clone(),
@@ -65,7 +67,10 @@ impl Machine {
             layout::platform_area(profile.phys_bits()),
         ));
         let mut devices = build_devices(config, &board)?;
-        let nodes: Vec<_> = devices.iter().flat_map(|slot| slot.device.nodes()).collect();
+        let nodes: Vec<_> = devices
+            .iter()
+            .flat_map(|slot| slot.device.nodes())
+            .collect();
         let loaded = loader.finish()?;
         prefault.join()?;
         let boot = tables::write(config, &profile, &nodes, &loaded, &ram)?;
@@ -78,7 +83,11 @@ impl Machine {
             filter: Filter::compile(seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?,
         };
         let processors = Processors::start(vcpus, board, reports.power, &rules, reports.failed)?;
-        Ok(Self { _processors: processors, devices, _memory: memory })
+        Ok(Self {
+            _processors: processors,
+            devices,
+            _memory: memory,
+        })
     }
 
     /// Ids of its devices, in the order of their creation.
@@ -90,7 +99,10 @@ impl Machine {
 impl Slot {
     fn start(&mut self) -> Result<()> {
         let id = &self.id;
-        self.device.start().map_err(|source| Error::Device { id: id.clone(), source })
+        self.device.start().map_err(|source| Error::Device {
+            id: id.clone(),
+            source,
+        })
     }
 }
 
@@ -116,18 +128,26 @@ fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
 }
 
 fn facts(config: &VmConfig, ram: &GuestRam) -> Facts {
-    let below: u64 = ram.regions().filter(|r| r.start() < layout::HIGH_RAM_START).map(|r| r.size()).sum();
+    let below: u64 = ram
+        .regions()
+        .filter(|r| r.start() < layout::HIGH_RAM_START)
+        .map(|r| r.size())
+        .sum();
     Facts {
         boot_vcpus: config.cpus.boot_vcpus,
         ram_below_4g: below,
         ram_above_4g: ram.size() - below,
+        nested_hyperv: tables::nested_hyperv(config),
         shared_memory: config.memory.shared || config.memory.hugepages,
     }
 }
 
 fn topology(config: &VmConfig) -> Result<Topology> {
     let max = config.cpus.max();
-    let topology = config.cpus.arch_topology().unwrap_or_else(|| Topology::default_for(max));
+    let topology = config
+        .cpus
+        .arch_topology()
+        .unwrap_or_else(|| Topology::default_for(max));
     topology.check(max)?;
     Ok(topology)
 }
@@ -148,7 +168,7 @@ fn create_vcpus(config: &VmConfig, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>> {
 fn cpu_profile(
     config: &VmConfig,
     hypervisor: &dyn Hypervisor,
-    first: Option<&Box<dyn Vcpu>>,
+    vcpus: &[Box<dyn Vcpu>],
 ) -> Result<CpuProfile> {
     let cpus = &config.cpus;
     let capabilities = hypervisor.capabilities();
@@ -163,7 +183,7 @@ fn cpu_profile(
         kvm_hyperv: cpus.kvm_hyperv,
         nested: cpus.nested,
         amx: cpus.features.amx,
-        tsc_khz: first.and_then(|vcpu| vcpu.tsc_khz().ok()),
+        tsc_khz: vcpus.first().and_then(|vcpu| vcpu.tsc_khz().ok()),
         hyperv_available: capabilities.hyperv,
         ..CpuOptions::default()
     };
@@ -202,8 +222,14 @@ fn build_devices(config: &VmConfig, board: &Arc<Board>) -> Result<Vec<Slot>> {
         let device = planned
             .kind
             .build(planned.config, &mut host)
-            .map_err(|source| Error::Device { id: planned.id.clone(), source })?;
-        slots.push(Slot { id: planned.id, device });
+            .map_err(|source| Error::Device {
+                id: planned.id.clone(),
+                source,
+            })?;
+        slots.push(Slot {
+            id: planned.id,
+            device,
+        });
     }
     Ok(slots)
 }
@@ -223,7 +249,10 @@ impl Loader {
     }
 
     fn finish(self) -> Result<Loaded> {
-        let loaded = self.0.join().map_err(|_| Error::Panicked(payload::THREAD.into()))?;
+        let loaded = self
+            .0
+            .join()
+            .map_err(|_| Error::Panicked(payload::THREAD.into()))?;
         loaded.map_err(Error::Payload)
     }
 }
@@ -242,7 +271,9 @@ fn open_payload(payload: Option<&PayloadConfig>) -> Result<payload::Request> {
 
 fn open(option: &'static str, path: Option<&Path>) -> Result<Option<File>> {
     let Some(path) = path else { return Ok(None) };
-    File::open(path)
-        .map(Some)
-        .map_err(|source| Error::Open { option, path: path.display().to_string(), source })
+    File::open(path).map(Some).map_err(|source| Error::Open {
+        option,
+        path: path.display().to_string(),
+        source,
+    })
 }

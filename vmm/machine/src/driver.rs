@@ -28,7 +28,11 @@ enum Request {
     /// are void.
     Power { machine: u64, event: PowerEvent },
     /// A processor of the machine with this number cannot go on.
-    Failed { machine: u64, index: u32, why: String },
+    Failed {
+        machine: u64,
+        index: u32,
+        why: String,
+    },
     /// End the monitor.
     Stop,
 }
@@ -65,7 +69,13 @@ impl Driver {
     ) -> Result<Self> {
         let (sender, requests) = channel();
         let remote = Remote(sender);
-        let owner = Owner { config, hypervisor, options, remote: remote.clone(), built: 0 };
+        let owner = Owner {
+            config,
+            hypervisor,
+            options,
+            remote: remote.clone(),
+            built: 0,
+        };
         let thread = std::thread::Builder::new()
             .name(Self::THREAD.into())
             .spawn(move || owner.run(&requests))
@@ -84,7 +94,9 @@ impl Driver {
     /// # Errors
     /// What made it end, if that was not the guest's or the user's wish.
     pub fn join(self) -> Result<()> {
-        self.thread.join().map_err(|_| Error::Panicked(Self::THREAD.into()))?
+        self.thread
+            .join()
+            .map_err(|_| Error::Panicked(Self::THREAD.into()))?
     }
 }
 
@@ -105,15 +117,25 @@ impl Owner {
         event!("vm", "booted");
         while let Ok(request) = requests.recv() {
             match request {
-                Request::Power { machine: number, .. } | Request::Failed { machine: number, .. }
-                    if number != self.built => {}
-                Request::Power { event: PowerEvent::Reset, .. } => {
+                Request::Power {
+                    machine: number, ..
+                }
+                | Request::Failed {
+                    machine: number, ..
+                } if number != self.built => {}
+                Request::Power {
+                    event: PowerEvent::Reset,
+                    ..
+                } => {
                     event!("vm", "rebooting");
                     drop(machine.take());
                     machine = Some(self.build()?);
                     event!("vm", "rebooted");
                 }
-                Request::Power { event: PowerEvent::Off, .. } => {
+                Request::Power {
+                    event: PowerEvent::Off,
+                    ..
+                } => {
                     drop(machine.take());
                     event!("vm", "shutdown");
                     if !self.options.stay_after_power_off {
@@ -140,7 +162,9 @@ impl Owner {
             // All threads of the machine inherit this one's cookie.
             match sandbox::core_scheduling(sandbox::CoreScope::CreateThread) {
                 Err(sandbox::Error::CoreSchedulingUnavailable) => {
-                    telemetry::info!("the host's kernel has no core scheduling: core_scheduling=vm has no effect");
+                    telemetry::info!(
+                        "the host's kernel has no core scheduling: core_scheduling=vm has no effect"
+                    );
                 }
                 other => other.map_err(Error::confine(name))?,
             }
@@ -156,12 +180,19 @@ impl Owner {
         let power = {
             let requests = self.remote.0.clone();
             Power::new(move |event| {
-                let _ = requests.send(Request::Power { machine: number, event });
+                let _ = requests.send(Request::Power {
+                    machine: number,
+                    event,
+                });
             })
         };
         let requests = self.remote.0.clone();
         let failed = Box::new(move |index, why| {
-            let _ = requests.send(Request::Failed { machine: number, index, why });
+            let _ = requests.send(Request::Failed {
+                machine: number,
+                index,
+                why,
+            });
         });
         Machine::build(
             &self.config,

@@ -73,10 +73,16 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn thread(name: &str) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Thread { name: name.to_owned(), source }
+        move |source| Self::Thread {
+            name: name.to_owned(),
+            source,
+        }
     }
 
     pub(crate) fn confine(name: &str) -> impl FnOnce(sandbox::Error) -> Self + '_ {
-        move |source| Self::Confine { name: name.to_owned(), source }
+        move |source| Self::Confine {
+            name: name.to_owned(),
+            source,
+        }
     }
 }

@@ -51,7 +51,10 @@ impl Processors {
             kickers: Mutex::new(Vec::with_capacity(vcpus.len())),
             failed: Box::new(failed),
         });
-        let mut processors = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
+        let mut processors = Self {
+            shared,
+            threads: Vec::with_capacity(vcpus.len()),
+        };
         for (index, vcpu) in (0u32..).zip(vcpus) {
             let thread = processors.spawn(index, vcpu, rules)?;
             processors.threads.push(thread);
@@ -84,7 +87,11 @@ impl Processors {
     }
 }
 
-fn prepare(filter: &Filter, alone: bool, cpus: Option<&[usize]>) -> std::result::Result<(), sandbox::Error> {
+fn prepare(
+    filter: &Filter,
+    alone: bool,
+    cpus: Option<&[usize]>,
+) -> std::result::Result<(), sandbox::Error> {
     if alone {
         sandbox::core_scheduling(sandbox::CoreScope::CreateThread)?;
     }
@@ -97,7 +104,10 @@ fn prepare(filter: &Filter, alone: bool, cpus: Option<&[usize]>) -> std::result:
 impl Shared {
     fn run(&self, index: u32, mut vcpu: Box<dyn Vcpu>) {
         let kicker = vcpu.kicker();
-        self.kickers.lock().unwrap_or_else(PoisonError::into_inner).push(kicker);
+        self.kickers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(kicker);
         // Stopping sets the flag first and kicks then, so that whoever registers too late for the kick sees
         // the flag.
         while !self.stop.load(Ordering::Acquire) {
@@ -164,7 +174,13 @@ impl Shared {
 impl Drop for Processors {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        for kicker in self.shared.kickers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for kicker in self
+            .shared
+            .kickers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             kicker.kick();
         }
         for thread in self.threads.drain(..) {

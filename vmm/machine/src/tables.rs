@@ -9,15 +9,29 @@ use memory::GuestRam;
 use crate::{Error, Result};
 
 /// Where the FADT sends the guest: the ports of the `acpi` device.
-const FIXED_HARDWARE: acpi::FixedHardware = acpi::FixedHardware {
-    sleep_control: layout::PORT_ACPI_SLEEP,
-    sleep_status: layout::PORT_ACPI_SLEEP + 1,
-    reset: layout::PORT_ACPI_SLEEP,
-    reset_value: layout::ACPI_RESET_VALUE,
-    pm_timer: layout::PORT_PM_TIMER,
-    pm1a: None,
-};
+fn fixed_hardware(config: &VmConfig) -> acpi::FixedHardware {
+    acpi::FixedHardware {
+        sleep_control: layout::PORT_ACPI_SLEEP,
+        sleep_status: layout::PORT_ACPI_SLEEP + 1,
+        reset: layout::PORT_ACPI_SLEEP,
+        reset_value: layout::ACPI_RESET_VALUE,
+        pm_timer: layout::PORT_PM_TIMER,
+        pm1a: nested_hyperv(config).then_some(acpi::Pm1a {
+            event: layout::PORT_PM1A_EVENT,
+            control: layout::PORT_PM1A_CONTROL,
+        }),
+    }
+}
 
+/// Whether the guest may be Hyper-V, which looks for the PM1a blocks even on hardware-reduced platforms.
+pub(crate) fn nested_hyperv(config: &VmConfig) -> bool {
+    config.cpus.kvm_hyperv && config.cpus.nested
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "constants that fit their registers"
+)]
 const IO_APIC: IoApic = IoApic {
     id: layout::IOAPIC_ID,
     address: layout::IOAPIC_START as u32,
@@ -42,7 +56,7 @@ pub(crate) fn write(
     let acpi = acpi::build(&acpi::Platform {
         vcpus: &processors,
         nodes,
-        fixed: FIXED_HARDWARE,
+        fixed: fixed_hardware(config),
         ioapic: IO_APIC,
         spare_ram: loaded.spare_ram.clone(),
     })
@@ -75,7 +89,9 @@ fn write_mp_table(
     smbios_len: usize,
     ram: &GuestRam,
 ) -> Result<()> {
-    let ids: Vec<u32> = (0..config.cpus.boot_vcpus).map(|index| profile.apic_id(index)).collect();
+    let ids: Vec<u32> = (0..config.cpus.boot_vcpus)
+        .map(|index| profile.apic_id(index))
+        .collect();
     let address = mptable::address_after(smbios_len);
     if let Some(table) = mptable::build(&ids, &IO_APIC, address) {
         ram.write(address, &table)?;

@@ -9,7 +9,10 @@ use clap_complete::{Shell, generate_to};
 use cloud_hypervisor::cli::{Help, command};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = std::env::args_os().nth(1).map(PathBuf::from).ok_or("usage: generate-docs FOLDER")?;
+    let folder = std::env::args_os()
+        .nth(1)
+        .map(PathBuf::from)
+        .ok_or("usage: generate-docs FOLDER")?;
     fs::create_dir_all(&folder)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut command(Help::Yes), "cloud-hypervisor", &folder)?;

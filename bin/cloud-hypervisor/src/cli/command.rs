@@ -25,32 +25,69 @@ const LOGGING: &str = "Logging";
 #[must_use]
 pub fn command(help: Help) -> Command {
     let mut options = vec![
-        file(PAYLOAD, "kernel", "Linux kernel: an ELF file with a PVH entry point, or a bzImage"),
+        file(
+            PAYLOAD,
+            "kernel",
+            "Linux kernel: an ELF file with a PVH entry point, or a bzImage",
+        ),
         file(PAYLOAD, "firmware", "Firmware image with a PVH entry point"),
-        file(PAYLOAD, "initramfs", "Initial RAM file system of the kernel"),
+        file(
+            PAYLOAD,
+            "initramfs",
+            "Initial RAM file system of the kernel",
+        ),
         word(PAYLOAD, "cmdline", "Command line of the kernel").value_name("text"),
         structured::<CpusConfig>(help, "cpus").default_value("boot=1,max_phys_bits=46"),
         structured::<MemoryConfig>(help, "memory").default_value("size=512M"),
         structured::<PlatformConfig>(help, "platform"),
-        word(MACHINE, "console", "Console over virtio: only off until the machine has a PCI bus")
-            .value_name("off"),
-        switch(MACHINE, "landlock", "Let the monitor open only the files that its configuration names"),
+        word(
+            MACHINE,
+            "console",
+            "Console over virtio: only off until the machine has a PCI bus",
+        )
+        .value_name("off"),
+        switch(
+            MACHINE,
+            "landlock",
+            "Let the monitor open only the files that its configuration names",
+        ),
         structured::<LandlockConfig>(help, "landlock-rules")
             .action(ArgAction::Append)
             .num_args(1..),
         structured::<EventMonitorConfig>(help, "event-monitor").help_heading(MONITOR),
-        switch(MONITOR, "no-shutdown", "Keep the monitor when the guest powers off"),
-        word(MONITOR, "seccomp", "What happens on a system call that the monitor does not need")
-            .value_name("true|false|log|errno")
-            .default_value("true"),
-        file(LOGGING, "log-file", "File that gets the log; standard error otherwise"),
+        switch(
+            MONITOR,
+            "no-shutdown",
+            "Keep the monitor when the guest powers off",
+        ),
+        word(
+            MONITOR,
+            "seccomp",
+            "What happens on a system call that the monitor does not need",
+        )
+        .value_name("true|false|log|errno")
+        .default_value("true"),
+        file(
+            LOGGING,
+            "log-file",
+            "File that gets the log; standard error otherwise",
+        ),
         word(LOGGING, "log-format", "How a line of the log looks")
             .value_name("template")
             .default_value(telemetry::log::DEFAULT_FORMAT),
-        switch(LOGGING, "verbose", "Log more; up to three times").short('v').action(ArgAction::Count),
+        switch(LOGGING, "verbose", "Log more; up to three times")
+            .short('v')
+            .action(ArgAction::Count),
     ];
     options.extend(devices(help));
-    options.push(switch(MONITOR, "version", "Print the version; with -v also the features").short('V'));
+    options.push(
+        switch(
+            MONITOR,
+            "version",
+            "Print the version; with -v also the features",
+        )
+        .short('V'),
+    );
     options.sort_by(|a, b| a.get_id().cmp(b.get_id()));
     Command::new("cloud-hypervisor")
         .about("Launch a cloud-hypervisor VMM")
@@ -58,7 +95,11 @@ pub fn command(help: Help) -> Command {
         .disable_version_flag(true)
         .args(options.into_iter().map(|option| {
             // `-v` has no long form.
-            if option.get_id() == "verbose" { option.long(None) } else { option }
+            if option.get_id() == "verbose" {
+                option.long(None)
+            } else {
+                option
+            }
         }))
 }
 
@@ -79,24 +120,43 @@ fn devices(help: Help) -> impl Iterator<Item = Arg> {
 
 fn structured<T: JsonSchema>(help: Help, name: &'static str) -> Arg {
     let option = word(MACHINE, name, "");
-    if help == Help::No { option } else { describe(option, &schema_for!(T)) }
+    if help == Help::No {
+        option
+    } else {
+        describe(option, &schema_for!(T))
+    }
 }
 
 fn describe(option: Arg, schema: &schemars::Schema) -> Arg {
-    let about = schema.get("description").and_then(|text| text.as_str()).unwrap_or_default();
-    let first = about.split("\n\n").next().unwrap_or_default().trim_end_matches('.');
-    option
-        .value_name("parameters")
-        .help(format!("{first}: {}\n{}", keyvalue::syntax(schema), keyvalue::help(schema)))
+    let about = schema
+        .get("description")
+        .and_then(|text| text.as_str())
+        .unwrap_or_default();
+    let first = about
+        .split("\n\n")
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches('.');
+    option.value_name("parameters").help(format!(
+        "{first}: {}\n{}",
+        keyvalue::syntax(schema),
+        keyvalue::help(schema)
+    ))
 }
 
 fn word(group: &'static str, name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).help_heading(group).help(help).action(ArgAction::Set)
+    Arg::new(name)
+        .long(name)
+        .help_heading(group)
+        .help(help)
+        .action(ArgAction::Set)
 }
 
 fn file(group: &'static str, name: &'static str, help: &'static str) -> Arg {
     let path: ValueParser = value_parser!(std::path::PathBuf);
-    word(group, name, help).value_name("path").value_parser(path)
+    word(group, name, help)
+        .value_name("path")
+        .value_parser(path)
 }
 
 fn switch(group: &'static str, name: &'static str, help: &'static str) -> Arg {

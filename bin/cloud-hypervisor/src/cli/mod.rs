@@ -83,7 +83,9 @@ impl Invocation {
             Err(error) => return Err(explain(&error, &words)),
         };
         if matches.get_flag("version") {
-            return Err(Stop::Done(command::version(matches.get_count("verbose") > 0)));
+            return Err(Stop::Done(command::version(
+                matches.get_count("verbose") > 0,
+            )));
         }
         check_groups(&matches)?;
         Ok(Self {
@@ -153,7 +155,9 @@ fn vm_config(matches: &ArgMatches) -> Result<VmConfig, Problem> {
     };
     for (names, kind) in catalog::options() {
         if let Some(value) = text(matches, names.flag) {
-            config.devices.insert(names.field.to_owned(), kind.read_flag(value)?);
+            config
+                .devices
+                .insert(names.field.to_owned(), kind.read_flag(value)?);
         }
     }
     Ok(config)
@@ -175,7 +179,9 @@ fn parse<T: std::str::FromStr<Err: ToString>>(
     matches: &ArgMatches,
     option: &str,
 ) -> Result<Option<T>, Problem> {
-    text(matches, option).map(|text| text.parse().map_err(|error: T::Err| problem(option, error))).transpose()
+    text(matches, option)
+        .map(|text| text.parse().map_err(|error: T::Err| problem(option, error)))
+        .transpose()
 }
 
 fn read<T: DeserializeOwned + JsonSchema>(
@@ -191,7 +197,9 @@ fn read_all<T: DeserializeOwned + JsonSchema>(
     matches: &ArgMatches,
     option: &str,
 ) -> Result<Option<Vec<T>>, Problem> {
-    let Some(values) = matches.get_many::<String>(option) else { return Ok(None) };
+    let Some(values) = matches.get_many::<String>(option) else {
+        return Ok(None);
+    };
     values
         .map(|text| keyvalue::from_str(text).map_err(|error| problem(option, error)))
         .collect::<Result<_, _>>()

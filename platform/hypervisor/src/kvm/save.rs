@@ -56,6 +56,10 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<VcpuState> {
 }
 
 pub(super) fn restore(vcpu: &mut KvmVcpu, state: &VcpuState) -> Result<()> {
+    if vcpu.is_unfinished() {
+        // The next entry would complete the old access in the new state.
+        return Err(Error::Unfinished);
+    }
     let lapic = state.lapic.as_slice().try_into().map_err(|_| {
         let text = format!(
             "its local APIC has {} bytes, 1024 are needed",

@@ -7,17 +7,29 @@ use super::*;
 struct Block {
     #[serde(with = "hex")]
     bytes: Vec<u8>,
-    #[serde(default, with = "hex::optional", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "hex::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     more: Option<Vec<u8>>,
 }
 
 #[test]
 fn bytes_are_hexadecimal_strings() {
-    let block = Block { bytes: vec![0x00, 0x0f, 0xa5, 0xff], more: Some(vec![1]) };
+    let block = Block {
+        bytes: vec![0x00, 0x0f, 0xa5, 0xff],
+        more: Some(vec![1]),
+    };
     let text = json!({ "bytes": "000fa5ff", "more": "01" });
     assert_eq!(serde_json::to_value(&block).unwrap(), text);
     assert_eq!(serde_json::from_value::<Block>(text).unwrap(), block);
-    assert_eq!(serde_json::from_value::<Block>(json!({ "bytes": "A5" })).unwrap().bytes, [0xa5]);
+    assert_eq!(
+        serde_json::from_value::<Block>(json!({ "bytes": "A5" }))
+            .unwrap()
+            .bytes,
+        [0xa5]
+    );
 }
 
 #[test]
@@ -42,7 +54,10 @@ fn a_state_without_later_additions_can_be_read() {
         "events": { "nmi": { "pending": true } },
     });
     let state: VcpuState = serde_json::from_value(state).unwrap();
-    assert_eq!((state.tsc_khz, state.nested.as_ref(), state.xcrs.len()), (None, None, 0));
+    assert_eq!(
+        (state.tsc_khz, state.nested.as_ref(), state.xcrs.len()),
+        (None, None, 0)
+    );
     assert!(state.events.nmi.pending && !state.events.nmi.masked);
     let text = serde_json::to_string(&state).unwrap();
     assert_eq!(serde_json::from_str::<VcpuState>(&text).unwrap(), state);

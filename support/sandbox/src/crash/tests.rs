@@ -49,6 +49,8 @@ fn parts_in_their_own_process() {
             let me = std::process::id().cast_signed();
             // SAFETY: takes numbers only.
             unsafe { libc::kill(me, signal) };
+            // The runner's thread may be the one that takes it.
+            thread::sleep(std::time::Duration::from_secs(10));
         }
     }
     eprintln!("still here");

@@ -42,8 +42,10 @@ struct State {
     queue: VecDeque<Event>,
     /// An event left the queue and is not all written yet.
     writing: bool,
-    /// Events that found the queue full, not yet mentioned in the log.
+    /// Events that found the queue full.
     lost: u64,
+    /// How many of those the log was told about.
+    told: u64,
     /// The sink failed for good.
     broken: bool,
 }
@@ -140,7 +142,7 @@ impl Shared {
         }
     }
 
-    /// Waits for the next event; also says how many were lost before it.
+    /// Waits for the next event; also says how many more were lost by now.
     fn next(&self) -> (Event, u64) {
         let mut state = self.lock();
         state.writing = false;
@@ -150,7 +152,9 @@ impl Shared {
         loop {
             if let Some(event) = state.queue.pop_front() {
                 state.writing = true;
-                return (event, std::mem::take(&mut state.lost));
+                let news = state.lost - state.told;
+                state.told = state.lost;
+                return (event, news);
             }
             state = self
                 .arrived

@@ -4,8 +4,19 @@ use super::*;
 
 #[test]
 fn a_cpuid_entry_survives() {
-    let plain = CpuidEntry { leaf: 7, eax: 1, ebx: 2, ecx: 3, edx: 4, ..CpuidEntry::default() };
-    let indexed = CpuidEntry { subleaf: 1, indexed: true, ..plain };
+    let plain = CpuidEntry {
+        leaf: 7,
+        eax: 1,
+        ebx: 2,
+        ecx: 3,
+        edx: 4,
+        ..CpuidEntry::default()
+    };
+    let indexed = CpuidEntry {
+        subleaf: 1,
+        indexed: true,
+        ..plain
+    };
     for entry in [plain, indexed] {
         assert_eq!(from_cpuid(&to_cpuid(&entry)), entry);
     }
@@ -13,10 +24,24 @@ fn a_cpuid_entry_survives() {
 
 #[test]
 fn a_clock_only_moves_on_if_the_wall_clock_is_kept() {
-    let clock = ClockState { nanoseconds: 5, realtime: Some(9), host_tsc: Some(3) };
+    let clock = ClockState {
+        nanoseconds: 5,
+        realtime: Some(9),
+        host_tsc: Some(3),
+    };
     let kernel = to_clock(&clock);
-    assert_eq!((kernel.clock, kernel.realtime, kernel.flags), (5, 9, kvm::KVM_CLOCK_REALTIME));
-    assert_eq!(to_clock(&ClockState { realtime: None, ..clock }).flags, 0);
+    assert_eq!(
+        (kernel.clock, kernel.realtime, kernel.flags),
+        (5, 9, kvm::KVM_CLOCK_REALTIME)
+    );
+    assert_eq!(
+        to_clock(&ClockState {
+            realtime: None,
+            ..clock
+        })
+        .flags,
+        0
+    );
 }
 
 #[test]
@@ -29,11 +54,17 @@ fn more_extended_control_registers_than_there_are_is_an_error() {
 #[test]
 fn a_waiting_triple_fault_is_never_dropped_silently() {
     let flag = |pending, machine| {
-        let events = VcpuEvents { triple_fault: pending, ..VcpuEvents::default() };
+        let events = VcpuEvents {
+            triple_fault: pending,
+            ..VcpuEvents::default()
+        };
         to_events(&events, true, machine).flags & kvm::KVM_VCPUEVENT_VALID_TRIPLE_FAULT != 0
     };
     assert!(flag(Some(true), true) && flag(Some(false), true));
-    assert!(flag(Some(true), false), "the kernel refuses it, and the caller learns of it");
+    assert!(
+        flag(Some(true), false),
+        "the kernel refuses it, and the caller learns of it"
+    );
     assert!(!flag(Some(false), false) && !flag(None, true));
 }
 

@@ -23,7 +23,10 @@ fn bytes_that_the_kernel_does_not_declare_are_not_shown() {
     let data = details(0, &[0x0f, 0xc7, 0x0e]);
     for data in [&data[..], &data[..1], &[]] {
         let text = internal_error(1, data, None);
-        assert_eq!(text, "the host's KVM could not emulate the instruction of unknown bytes");
+        assert_eq!(
+            text,
+            "the host's KVM could not emulate the instruction of unknown bytes"
+        );
     }
 }
 
@@ -37,6 +40,9 @@ fn a_length_beyond_the_bytes_is_cut() {
 #[test]
 fn other_errors_keep_their_details() {
     let text = internal_error(4, &[0x30, 7], Some(0x1000));
-    assert!(text.contains("the guest was at 0x1000") && text.ends_with("(details: 0x30 0x7)"), "{text}");
+    assert!(
+        text.contains("the guest was at 0x1000") && text.ends_with("(details: 0x30 0x7)"),
+        "{text}"
+    );
     assert!(internal_error(99, &[], None).contains("internal error 99"));
 }

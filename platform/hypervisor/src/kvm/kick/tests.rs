@@ -26,7 +26,11 @@ fn a_thread_that_ends_is_forgotten() {
     .unwrap();
     assert_eq!(thread_of(&kicker), None);
     kicker.kick();
-    assert_eq!(byte.load(Ordering::SeqCst), 1, "the next run must still notice");
+    assert_eq!(
+        byte.load(Ordering::SeqCst),
+        1,
+        "the next run must still notice"
+    );
 }
 
 #[test]

@@ -12,11 +12,17 @@ fn a_guest_outside_of_nested_virtualisation_has_no_state() {
     intel[VMXON_ADDRESS].fill(0xff);
     assert!(is_idle(&intel));
     intel[VMXON_ADDRESS].copy_from_slice(&0x1000_u64.to_ne_bytes());
-    assert!(!is_idle(&intel), "in VMX operation without a control structure");
+    assert!(
+        !is_idle(&intel),
+        "in VMX operation without a control structure"
+    );
 
     let mut amd = state(HEADER);
     amd[FORMAT].copy_from_slice(&1_u16.to_ne_bytes());
-    assert!(!is_idle(&amd), "the global interrupt flag is clear, which a new processor's is not");
+    assert!(
+        !is_idle(&amd),
+        "the global interrupt flag is clear, which a new processor's is not"
+    );
     amd[FLAGS].copy_from_slice(&0x100_u16.to_ne_bytes());
     assert!(is_idle(&amd));
     assert!(!is_idle(&state(HEADER + 4096)));

@@ -1,0 +1,101 @@
+//! Sums up what test programs say about themselves.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use crate::error::{Context as _, Result};
+use crate::run;
+
+/// How many tests passed and failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Tests that passed.
+    pub(crate) passed: u64,
+    /// Tests that failed, and checks that did.
+    pub(crate) failed: u64,
+}
+
+impl Counts {
+    /// Adds others to these.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    /// Adds what a line of a test program's output says: `test result: ok. 3 passed; 0 failed; …`.
+    fn add_line(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let number = |word: &str| {
+            let before = result.split(word).next()?;
+            before
+                .rsplit([' ', ';'])
+                .find(|text| !text.is_empty())?
+                .parse::<u64>()
+                .ok()
+        };
+        self.passed += number("passed").unwrap_or(0);
+        self.failed += number("failed").unwrap_or(0);
+    }
+}
+
+/// Runs a test program, shows its output as it comes and counts its results. A program that ends
+/// badly without a failed test counts as one.
+pub(crate) fn run(command: &mut Command) -> Result<Counts> {
+    run_to(command, io::stdout())
+}
+
+fn run_to(command: &mut Command, mut out: impl Write) -> Result<Counts> {
+    let text = run::text(command);
+    let what = || format!("cannot run `{text}`");
+    let mut child = command.stdout(Stdio::piped()).spawn().context(what)?;
+    let mut counts = Counts::default();
+    if let Some(stdout) = child.stdout.take() {
+        let mut lines = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).context(what)? > 0 {
+            out.write_all(&line).context(|| "cannot write".to_owned())?;
+            counts.add_line(String::from_utf8_lossy(&line).trim_end());
+            line.clear();
+        }
+    }
+    let status = child.wait().context(what)?;
+    if !status.success() && counts.failed == 0 {
+        eprintln!("`{text}`: {status}");
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_summed_and_others_ignored() {
+        let mut counts = Counts::default();
+        counts.add_line(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out",
+        );
+        counts.add_line("test result: FAILED. 3 passed; 2 failed; 0 ignored");
+        counts.add_line("test passed ... ok");
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 15,
+                failed: 2
+            }
+        );
+    }
+
+    #[test]
+    fn a_crashed_test_program_counts_as_a_failure() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "echo 'test result: ok. 1 passed; 0 failed'; exit 3"]);
+        let mut shown = Vec::new();
+        let counts = run_to(&mut shell, &mut shown).unwrap();
+        assert_eq!((counts.passed, counts.failed), (1, 1));
+        assert_eq!(shown, b"test result: ok. 1 passed; 0 failed\n");
+    }
+}
