@@ -1,6 +1,7 @@
 //! Prepares the process and runs the machine.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use config::VmConfig;
 use device::Facts;
 use machine::{Driver, Options};
 use sandbox::landlock::{Access, Rules};
+use sandbox::{COMMON, Filter};
 use telemetry::event;
 
 use crate::cli::{EventMonitorConfig, Invocation};
@@ -23,16 +25,21 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
     sandbox::prepare_process()?;
     sandbox::crash::install_panic_hook();
     sandbox::crash::install()?;
-    if let Some(sink) = &invocation.event_monitor {
-        event::init(open_sink(sink)?)?;
-    }
-    event!("vmm", "starting");
+    let events = invocation.event_monitor.as_ref().map(open_sink).transpose()?;
     let config = settle(invocation.vm)?;
-    let signals = signals::block().map_err(Error::Signals)?;
     let hypervisor = hypervisor::open()?;
+    // Before the first thread of ours: none may stay outside the rules, nor be where signals end
+    // the process.
+    let signals = signals::block().map_err(Error::Signals)?;
     if config.landlock_enable {
         confine(&config)?;
     }
+    let filter = Filter::compile(invocation.seccomp, &[COMMON, signals::SYSCALLS])?;
+    if let Some(sink) = events {
+        let filter = filter.clone();
+        event::init_with(sink, move || filter.apply().map_err(io::Error::other))?;
+    }
+    event!("vmm", "starting");
     let driver = Driver::start(
         config,
         hypervisor,
@@ -41,7 +48,9 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
             stay_after_power_off: invocation.no_shutdown,
         },
     )?;
-    signals.serve(driver.remote()).map_err(Error::Signals)?;
+    signals.serve(driver.remote(), filter.clone())?;
+    // From here this thread waits, and at the end says what went wrong.
+    filter.apply()?;
     let result = driver.join();
     if !event::flush(EVENT_FLUSH) {
         telemetry::warn!("--event-monitor: the reader is too slow, the last events are lost");

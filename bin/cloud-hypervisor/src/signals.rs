@@ -1,10 +1,18 @@
 //! SIGTERM and SIGINT end the machine in an orderly way.
 
 use std::io;
+use std::sync::mpsc;
 use std::thread;
 
 use machine::Remote;
+use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
+use sandbox::{Allow, Filter};
+
+use crate::error::Error;
+
+/// What the thread that receives signals calls beyond [`sandbox::COMMON`].
+pub(crate) const SYSCALLS: &[Allow] = &[Allow::call(libc::SYS_rt_sigtimedwait)];
 
 /// Blocks the signals in this thread and in all that it starts from here on, so that they wait for
 /// [`Blocked::serve`].
@@ -23,13 +31,17 @@ pub(crate) fn block() -> io::Result<Blocked> {
 pub(crate) struct Blocked(SigSet);
 
 impl Blocked {
-    /// Receives them on a thread of its own, for as long as the process lives.
+    /// Receives them on a thread of its own, under this filter, for as long as the process lives.
     ///
     /// # Errors
-    /// If the thread cannot be started.
-    pub(crate) fn serve(self, remote: Remote) -> io::Result<()> {
+    /// If the thread cannot be started or confined.
+    pub(crate) fn serve(self, remote: Remote, filter: Filter) -> Result<(), Error> {
+        let (ready, is_ready) = mpsc::sync_channel(1);
         let receive = move || {
-            while let Ok(signal) = self.0.wait() {
+            let confined = filter.apply();
+            let go = confined.is_ok();
+            let _ = ready.send(confined);
+            while go && let Ok(signal) = self.0.wait() {
                 telemetry::info!("{signal}: the machine and the monitor end");
                 remote.stop();
             }
@@ -37,6 +49,8 @@ impl Blocked {
         thread::Builder::new()
             .name("vmm_signal_handler".into())
             .spawn(receive)
-            .map(drop)
+            .map_err(Error::Signals)?;
+        let died = |_| Error::Signals(io::Error::other("the thread for them ended at its start"));
+        Ok(is_ready.recv().map_err(died)??)
     }
 }

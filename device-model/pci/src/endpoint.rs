@@ -272,15 +272,20 @@ impl Endpoint {
         self.bars.decode(memory, io);
     }
 
-    /// The handler of the capability that has all of `range`, with the capability's place.
-    fn handler(
-        capabilities: &mut [(Range<usize>, Box<dyn Capability>)],
+    /// Calls the handler of the capability that has some of `range`, if there is one, with the bytes of the
+    /// capability, and the offset in it and the number of those that are accessed.
+    fn handle(
+        &mut self,
         range: &Range<usize>,
-    ) -> Option<(Range<usize>, &mut dyn Capability)> {
-        capabilities
-            .iter_mut()
-            .find(|(place, _)| place.start < range.end && range.start < place.end)
-            .map(|(place, handler)| (place.clone(), &mut **handler as &mut dyn Capability))
+        act: impl FnOnce(&mut dyn Capability, &mut [u8], usize, usize),
+    ) {
+        let mut capabilities = self.capabilities.iter_mut();
+        let found = capabilities.find(|(place, _)| place.start < range.end && range.start < place.end);
+        if let Some((place, handler)) = found {
+            let start = range.start.max(place.start) - place.start;
+            let end = range.end.min(place.end) - place.start;
+            act(&mut **handler, &mut self.bytes[place.clone()], start, end - start);
+        }
     }
 
     fn write_bar(&mut self, offset: usize, data: &[u8]) {
@@ -309,11 +314,7 @@ impl Function for Endpoint {
             data.copy_from_slice(&bytes[range.start % 4..][..range.len()]);
             return;
         }
-        if let Some((place, handler)) = Self::handler(&mut self.capabilities, &range) {
-            let start = range.start.max(place.start) - place.start;
-            let end = range.end.min(place.end) - place.start;
-            handler.reading(&mut self.bytes[place], start, end - start);
-        }
+        self.handle(&range, |handler, bytes, start, len| handler.reading(bytes, start, len));
         data.copy_from_slice(&self.bytes[range]);
     }
 
@@ -329,10 +330,6 @@ impl Function for Endpoint {
         if range.contains(&COMMAND) {
             self.apply_command();
         }
-        if let Some((place, handler)) = Self::handler(&mut self.capabilities, &range) {
-            let start = range.start.max(place.start) - place.start;
-            let end = range.end.min(place.end) - place.start;
-            handler.written(&mut self.bytes[place], start, end - start);
-        }
+        self.handle(&range, |handler, bytes, start, len| handler.written(bytes, start, len));
     }
 }

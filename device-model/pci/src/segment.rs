@@ -133,7 +133,7 @@ impl fmt::Debug for Pci {
 /// The share of segment `number` in `range`: one of `count` equal ones, a multiple of `align`.
 fn share_of(range: &Range<u64>, number: u16, count: u16, align: u64) -> Result<Range<u64>> {
     let size = range.end.saturating_sub(range.start);
-    let each = size / u64::from(count) & !(align - 1);
+    let each = (size / u64::from(count)) & !(align - 1);
     if each == 0 {
         return Err(Error::NoWindow { segments: count, size });
     }

@@ -29,6 +29,7 @@ const SIGNATURE: u8 = 0xe9;
 pub struct DebugConsoleConfig {
     /// File that gets the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub file: Option<PathBuf>,
     /// Where the port is connected to.
     #[schemars(extend("x-flag-syntax" = "modes"))]
@@ -39,6 +40,7 @@ pub struct DebugConsoleConfig {
     pub iobase: Option<u16>,
     /// Unix socket for one client at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub socket: Option<PathBuf>,
 }
 
@@ -107,6 +109,9 @@ impl Kind for DebugConsole {
         };
         let stream = Stream::open(&config.endpoint()?).map_err(failed)?;
         let pty = stream.path().map(ToOwned::to_owned);
+        if let Some(path) = &pty {
+            telemetry::info!("the debug console is at {}", path.display());
+        }
         let (output, readers) = stream.output_only().map_err(failed)?;
         let registers = Shared::new(Registers { output });
         let port = config.iobase.unwrap_or(layout::PORT_DEBUG_CONSOLE);

@@ -32,12 +32,14 @@ const INPUT_THREAD: &str = "serial-manager";
 pub struct SerialConfig {
     /// File that gets the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub file: Option<PathBuf>,
     /// Where the port is connected to.
     #[schemars(extend("x-flag-syntax" = "modes"))]
     pub mode: ConsoleMode,
     /// Unix socket for one client at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub socket: Option<PathBuf>,
 }
 
@@ -99,6 +101,9 @@ impl Kind for Serial {
             source: source.into(),
         })?;
         let pty = stream.path().map(ToOwned::to_owned);
+        if let Some(path) = &pty {
+            telemetry::info!("the serial port is at {}", path.display());
+        }
         let (output, input) = stream.split();
         let resume = Kick::new().map_err(|source| Error::Worker {
             name: INPUT_THREAD.into(),

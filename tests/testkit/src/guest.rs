@@ -6,10 +6,14 @@
 //! ```text
 //! host:  ZWNobyBoZWxsbwo=        lines of the script, at most 512 bytes each
 //! host:  @run 1                  run it; 1 is this request's number
-//! guest: @begin 1
+//! guest: @begin 1 plain          or gzip, for long answers
 //! guest: aGVsbG8K                what it printed
 //! guest: @end 1 0                its exit status
 //! ```
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
 
 use crate::cpio::Archive;
 
@@ -90,6 +94,27 @@ fn encode(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Unpacks an answer: base64, below it perhaps gzip. `None` when it is neither.
+///
+/// # Errors
+/// When the system's `gzip` cannot be started.
+pub(crate) fn unpack(text: &str, packing: &str, folder: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let Some(bytes) = decode(text) else {
+        return Ok(None);
+    };
+    if packing == "plain" {
+        return Ok(Some(bytes));
+    }
+    // Through a file, because a pipe fills up when both sides only write.
+    let packed = folder.join("answer");
+    std::fs::write(&packed, bytes)?;
+    let output = Command::new("gzip")
+        .arg("-dc")
+        .stdin(File::open(&packed)?)
+        .output()?;
+    Ok(output.status.success().then_some(output.stdout))
 }
 
 /// Reads base64, ignoring line ends; `None` when something else is in it.

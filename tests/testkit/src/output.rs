@@ -105,13 +105,13 @@ impl Capture {
 
     /// Everything so far; what is not UTF-8 is replaced.
     pub(crate) fn text(&self) -> String {
-        self.text_from(0)
+        String::from_utf8_lossy(&self.lock().bytes).into_owned()
     }
 
-    /// Everything from this byte on.
-    pub(crate) fn text_from(&self, from: usize) -> String {
+    /// What lies between two byte offsets that [`Capture::wait_for`] found.
+    pub(crate) fn text_between(&self, start: usize, end: usize) -> String {
         let state = self.lock();
-        String::from_utf8_lossy(state.bytes.get(from..).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(state.bytes.get(start..end).unwrap_or_default()).into_owned()
     }
 
     /// The last lines.

@@ -122,23 +122,24 @@ impl Vm {
     pub fn run_within(&mut self, script: &str, seconds: u64) -> Result<Output> {
         let number = self.request(script)?;
         let what = format!("answer to `{script}`");
-        let begin = format!("@begin {number}\n");
+        let begin = format!("@begin {number} ");
         let end = format!("@end {number} ");
-        let (_, start) = self.find(&begin, self.cursor, seconds, &what)?;
+        let (_, word) = self.find(&begin, self.cursor, seconds, &what)?;
+        let (word_end, start) = self.find("\n", word, seconds, &what)?;
         let (stop, after) = self.find(&end, start, seconds, &what)?;
         let (newline, _) = self.find("\n", after, seconds, &what)?;
         self.cursor = newline;
-        let text = self.console.text_from(start);
-        let answer = || Error::Answer {
-            answer: text.clone(),
+        let packing = self.console.text_between(word, word_end);
+        let body = self.console.text_between(start, stop);
+        let status = self.console.text_between(after, newline);
+        let unpacked = guest::unpack(&body, packing.trim(), self.folder.path());
+        let unpacked = unpacked.context("cannot unpack the guest's answer")?;
+        let answer = |text: &str| Error::Answer {
+            answer: text.to_owned(),
             context: self.context(),
         };
-        let body =
-            guest::decode(text.get(..stop - start).ok_or_else(answer)?).ok_or_else(answer)?;
-        let status = text
-            .get(after - start..newline - start)
-            .ok_or_else(answer)?;
-        let status = status.trim().parse().map_err(|_| answer())?;
+        let body = unpacked.ok_or_else(|| answer(&body))?;
+        let status = status.trim().parse().map_err(|_| answer(&status))?;
         Ok(Output {
             stdout: String::from_utf8_lossy(&body).into_owned(),
             status,

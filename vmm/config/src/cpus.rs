@@ -20,7 +20,7 @@ pub struct CpusConfig {
     pub boot_vcpus: u32,
     /// Most processors the machine can have later. Default: as many as at boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-flag" = "max"))]
+    #[schemars(extend("x-flag" = "max", "x-flag-default" = "=boot"))]
     pub max_vcpus: Option<u32>,
     /// What the guest sees of threads, cores, dies and packages. Their product must be `max`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,6 +14,7 @@ const OPTION: &str = "--landlock-rules";
 #[serde(deny_unknown_fields)]
 pub struct LandlockConfig {
     /// File or folder; it must exist.
+    #[schemars(extend("format" = "path"))]
     pub path: PathBuf,
     /// What may be done: r, w or rw.
     pub access: String,

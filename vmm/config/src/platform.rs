@@ -20,11 +20,11 @@ pub struct PlatformConfig {
         alias = "serial_number",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("x-flag-alias" = ["serial_number"]))]
+    #[schemars(extend("x-flag-alias" = ["serial_number"], "x-json-alias" = ["serial_number"]))]
     pub system_serial_number: Option<String>,
     /// UUID in SMBIOS type 1.
     #[serde(default, alias = "uuid", skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-flag-alias" = ["uuid"]))]
+    #[schemars(extend("x-flag-alias" = ["uuid"], "x-json-alias" = ["uuid"]))]
     pub system_uuid: Option<String>,
     /// Strings in SMBIOS type 11.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use std::thread;
 
 use sandbox::{COMMON, Filter, Mode, SPAWN};
 
-use super::{CLOSE_IN_DEBUG, pattern};
+use super::pattern;
 use crate::{Endpoint, OPEN_SYSCALLS, OUTPUT_SYSCALLS, Stream};
 
 #[test]
@@ -19,8 +19,7 @@ fn opening_needs_no_more_than_declared() {
     let _listener = UnixListener::bind(&live).unwrap();
     let (file, fresh) = (folder.path().join("log"), folder.path().join("fresh"));
 
-    let filter =
-        Filter::compile(Mode::Trap, &[COMMON, OPEN_SYSCALLS, SPAWN, CLOSE_IN_DEBUG]).unwrap();
+    let filter = Filter::compile(Mode::Trap, &[COMMON, OPEN_SYSCALLS, SPAWN]).unwrap();
     let opener = thread::spawn(move || {
         filter.apply().unwrap();
         for path in [fresh, stale] {
@@ -55,7 +54,7 @@ fn printing_needs_no_more_than_declared() {
     let mut reader = reader.join().unwrap();
     let (mut kept, _input) = Stream::open(&Endpoint::Pty).unwrap().split();
 
-    let filter = Filter::compile(Mode::Trap, &[COMMON, OUTPUT_SYSCALLS, CLOSE_IN_DEBUG]).unwrap();
+    let filter = Filter::compile(Mode::Trap, &[COMMON, OUTPUT_SYSCALLS]).unwrap();
     let printer = thread::spawn(move || {
         filter.apply().unwrap();
         let mut slow = slow;

@@ -93,6 +93,7 @@ pub fn command(help: Help) -> Command {
         .about("Launch a cloud-hypervisor VMM")
         .arg_required_else_help(true)
         .disable_version_flag(true)
+        .next_line_help(true)
         .args(options.into_iter().map(|option| {
             // `-v` has no long form.
             if option.get_id() == "verbose" {
@@ -137,11 +138,7 @@ fn describe(option: Arg, schema: &schemars::Schema) -> Arg {
         .next()
         .unwrap_or_default()
         .trim_end_matches('.');
-    option.value_name("parameters").help(format!(
-        "{first}: {}\n{}",
-        keyvalue::syntax(schema),
-        keyvalue::help(schema)
-    ))
+    option.value_name("parameters").help(format!("{first}, as key=value,...\n{}", keyvalue::help(schema)))
 }
 
 fn word(group: &'static str, name: &'static str, help: &'static str) -> Arg {

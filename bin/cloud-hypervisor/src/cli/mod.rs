@@ -29,6 +29,7 @@ pub use later::LATER;
 pub struct EventMonitorConfig {
     /// File that gets the events; created or emptied.
     #[serde(default)]
+    #[schemars(extend("format" = "path"))]
     pub path: Option<PathBuf>,
     /// Descriptor that the monitor inherited.
     #[serde(default)]
@@ -171,7 +172,7 @@ fn path(matches: &ArgMatches, option: &str) -> Option<PathBuf> {
     matches.get_one::<PathBuf>(option).cloned()
 }
 
-fn problem(option: &str, error: impl ToString) -> Problem {
+fn problem(option: &str, error: &(impl ToString + ?Sized)) -> Problem {
     Problem::new(format!("--{option}"), error.to_string())
 }
 
@@ -180,7 +181,10 @@ fn parse<T: std::str::FromStr<Err: ToString>>(
     option: &str,
 ) -> Result<Option<T>, Problem> {
     text(matches, option)
-        .map(|text| text.parse().map_err(|error: T::Err| problem(option, error)))
+        .map(|text| {
+            text.parse()
+                .map_err(|error: T::Err| problem(option, &error))
+        })
         .transpose()
 }
 
@@ -189,7 +193,7 @@ fn read<T: DeserializeOwned + JsonSchema>(
     option: &str,
 ) -> Result<Option<T>, Problem> {
     text(matches, option)
-        .map(|text| keyvalue::from_str(text).map_err(|error| problem(option, error)))
+        .map(|text| keyvalue::from_str(text).map_err(|error| problem(option, &error)))
         .transpose()
 }
 
@@ -201,7 +205,7 @@ fn read_all<T: DeserializeOwned + JsonSchema>(
         return Ok(None);
     };
     values
-        .map(|text| keyvalue::from_str(text).map_err(|error| problem(option, error)))
+        .map(|text| keyvalue::from_str(text).map_err(|error| problem(option, &error)))
         .collect::<Result<_, _>>()
         .map(Some)
 }

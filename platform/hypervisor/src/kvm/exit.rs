@@ -89,7 +89,8 @@ impl RunPage {
     fn clear_immediate_exit(&self) {
         // SAFETY: the byte is mapped while `self` lives, and accessed atomically by everyone.
         let byte = unsafe { AtomicU8::from_ptr(self.immediate_exit().as_ptr()) };
-        byte.store(0, Ordering::SeqCst);
+        // Not a plain store: it must see what the thread that kicked did before it kicked.
+        byte.swap(0, Ordering::SeqCst);
     }
 
     /// `exit_reason`.

@@ -57,14 +57,7 @@ pub(super) struct KvmVm(Arc<Machine>);
 impl KvmVm {
     pub(super) fn new(host: &Arc<Host>, options: &VmOptions) -> Result<Self> {
         let fd = create(host)?;
-        // Intel processors without "unrestricted guest" run real mode with the help of these pages; others
-        // ignore the calls.
-        #[expect(clippy::cast_possible_truncation, reason = "an address below 4 GiB")]
-        let tss = KVM_TSS_START as usize;
-        fd.set_tss_address(tss)
-            .map_err(Error::ioctl("KVM_SET_TSS_ADDR"))?;
-        fd.set_identity_map_address(KVM_IDENTITY_MAP_START)
-            .map_err(Error::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        help_real_mode(&fd)?;
         enable(
             &fd,
             kvm::KVM_CAP_SPLIT_IRQCHIP,
@@ -72,21 +65,7 @@ impl KvmVm {
             "KVM_CAP_SPLIT_IRQCHIP",
         )?;
         if options.x2apic {
-            let how =
-                kvm::KVM_X2APIC_API_USE_32BIT_IDS | kvm::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
-            if !offers(&fd, kvm::KVM_CAP_X2APIC_API) {
-                let hint = "run a kernel of version 4.8 or later, or use at most 255 processors";
-                return Err(Error::Missing {
-                    what: "KVM_CAP_X2APIC_API",
-                    hint,
-                });
-            }
-            enable(
-                &fd,
-                kvm::KVM_CAP_X2APIC_API,
-                how.into(),
-                "KVM_CAP_X2APIC_API",
-            )?;
+            enable_x2apic(&fd)?;
         }
         // With these two a saved state has all of an exception under way. Without: an older kernel, whose
         // states lack it.
@@ -133,6 +112,34 @@ fn create(host: &Host) -> Result<VmFd> {
             result => return result.map_err(Error::ioctl("KVM_CREATE_VM")),
         }
     }
+}
+
+/// Intel processors without "unrestricted guest" run real mode with the help of these pages; others ignore the
+/// calls.
+fn help_real_mode(fd: &VmFd) -> Result<()> {
+    #[expect(clippy::cast_possible_truncation, reason = "an address below 4 GiB")]
+    let tss = KVM_TSS_START as usize;
+    fd.set_tss_address(tss)
+        .map_err(Error::ioctl("KVM_SET_TSS_ADDR"))?;
+    fd.set_identity_map_address(KVM_IDENTITY_MAP_START)
+        .map_err(Error::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))
+}
+
+fn enable_x2apic(fd: &VmFd) -> Result<()> {
+    if !offers(fd, kvm::KVM_CAP_X2APIC_API) {
+        let hint = "run a kernel of version 4.8 or later, or use at most 255 processors";
+        return Err(Error::Missing {
+            what: "KVM_CAP_X2APIC_API",
+            hint,
+        });
+    }
+    let how = kvm::KVM_X2APIC_API_USE_32BIT_IDS | kvm::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+    enable(
+        fd,
+        kvm::KVM_CAP_X2APIC_API,
+        how.into(),
+        "KVM_CAP_X2APIC_API",
+    )
 }
 
 fn offers(fd: &VmFd, capability: u32) -> bool {

@@ -86,6 +86,9 @@ fn commands_give_output_and_status() {
         vm.run(&script).unwrap().stdout,
         "@end 2 0\nxxxx\nno newline"
     );
+    // Long enough to be packed.
+    let long = vm.run("seq 1 1000").unwrap().stdout;
+    assert!(long.starts_with("1\n2\n") && long.ends_with("\n1000\n"));
     assert_eq!(
         vm.run("true").unwrap(),
         Output {

@@ -32,6 +32,19 @@ fn capabilities_are_plausible() {
 }
 
 #[test]
+fn a_device_file_that_cannot_be_opened_says_what_to_do() {
+    let text =
+        |errno| crate::kvm::explain_open(std::io::Error::from_raw_os_error(errno)).to_string();
+    let missing = text(libc::ENOENT);
+    assert!(
+        missing.starts_with("cannot open /dev/kvm: load the kernel module kvm_intel"),
+        "{missing}"
+    );
+    assert!(text(libc::EACCES).contains("group kvm"));
+    assert_ne!(text(libc::EMFILE), missing);
+}
+
+#[test]
 fn apic_ids_need_the_right_interface() {
     let Some(host) = host() else { return };
     let plain = host.create_vm(&VmOptions::default()).unwrap();
