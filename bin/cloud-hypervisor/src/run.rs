@@ -21,12 +21,17 @@ const EVENT_FLUSH: Duration = Duration::from_millis(500);
 
 /// Runs the machine that the command line describes, to its end.
 pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
-    start_log(&invocation)?;
+    // First, so that the log too is for the user alone.
     sandbox::prepare_process()?;
+    start_log(&invocation)?;
     sandbox::crash::install_panic_hook();
     sandbox::crash::install()?;
     let events = invocation.event_monitor.as_ref().map(open_sink).transpose()?;
     let config = settle(invocation.vm)?;
+    if config.cpus.features.amx {
+        // Before the hypervisor is asked how large a processor's state is, and before any filter.
+        hypervisor::request_amx()?;
+    }
     let hypervisor = hypervisor::open()?;
     // Before the first thread of ours: none may stay outside the rules, nor be where signals end
     // the process.

@@ -15,6 +15,7 @@
 //!
 //! Until [`log::init`] and [`event::init`] are called nothing is said and nothing is paid for: no
 //! thread, no allocation, a few comparisons per call.
+#![forbid(unsafe_code)]
 
 mod chain;
 mod clock;

@@ -172,9 +172,6 @@ fn cpu_profile(
 ) -> Result<CpuProfile> {
     let cpus = &config.cpus;
     let capabilities = hypervisor.capabilities();
-    if cpus.features.amx {
-        hypervisor::request_amx()?;
-    }
     let options = CpuOptions {
         boot: cpus.boot_vcpus,
         max: cpus.max(),
@@ -185,6 +182,8 @@ fn cpu_profile(
         amx: cpus.features.amx,
         tsc_khz: vcpus.first().and_then(|vcpu| vcpu.tsc_khz().ok()),
         hyperv_available: capabilities.hyperv,
+        // The I/O APIC device reads these bits.
+        msi_extended_destination: true,
         ..CpuOptions::default()
     };
     Ok(CpuProfile::new(&hypervisor.supported_cpuid()?, &options)?)

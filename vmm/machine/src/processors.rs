@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use config::{CoreScheduling, CpusConfig};
@@ -18,6 +19,8 @@ struct Shared {
     power: Power,
     stop: AtomicBool,
     kickers: Mutex<Vec<Kicker>>,
+    /// Held while threads that may yet be refused their place are started: nobody runs before all have one.
+    gate: Mutex<()>,
     failed: Box<dyn Fn(u32, String) + Send + Sync>,
 }
 
@@ -49,65 +52,109 @@ impl Processors {
             power,
             stop: AtomicBool::new(false),
             kickers: Mutex::new(Vec::with_capacity(vcpus.len())),
+            gate: Mutex::new(()),
             failed: Box::new(failed),
         });
         let mut processors = Self {
             shared,
             threads: Vec::with_capacity(vcpus.len()),
         };
+        // The host's scheduler can refuse what the user asks of it. Usually nobody asks, and nobody waits.
+        let shared = Arc::clone(&processors.shared);
+        let gate = rules.ask_the_scheduler().then(|| lock(&shared.gate));
+        let (sender, answers) = channel();
         for (index, vcpu) in (0u32..).zip(vcpus) {
-            let thread = processors.spawn(index, vcpu, rules)?;
+            let thread = processors.spawn(index, vcpu, rules, sender.clone())?;
             processors.threads.push(thread);
         }
+        drop(sender);
+        if gate.is_some() {
+            for (index, answer) in answers {
+                answer.map_err(Error::confine(&thread_name(index)))?;
+            }
+        }
+        drop(gate);
         Ok(processors)
     }
 
-    fn spawn(&self, index: u32, vcpu: Box<dyn Vcpu>, rules: &Rules<'_>) -> Result<JoinHandle<()>> {
-        let name = format!("vcpu{index}");
+    fn spawn(
+        &self,
+        index: u32,
+        vcpu: Box<dyn Vcpu>,
+        rules: &Rules<'_>,
+        answers: Sender<Answer>,
+    ) -> Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         let filter = rules.filter.clone();
         let alone = rules.cpus.core_scheduling == CoreScheduling::Vcpu;
-        let cpus = rules
-            .cpus
-            .affinity
-            .iter()
-            .flatten()
-            .find(|entry| entry.vcpu == index)
-            .map(|entry| entry.host_cpus.clone());
+        let cpus = rules.host_cpus(index);
         std::thread::Builder::new()
-            .name(name.clone())
+            .name(thread_name(index))
             .spawn(move || {
-                let prepared = prepare(&filter, alone, cpus.as_deref());
-                match prepared {
+                let placed = place(alone, cpus.as_deref());
+                let refused = placed.is_err();
+                // Whoever asked for a place waits for the answer; with nothing asked there is none to hear.
+                let _ = answers.send((index, placed));
+                drop(answers);
+                drop(lock(&shared.gate));
+                if refused {
+                    return;
+                }
+                match filter.apply() {
                     Ok(()) => shared.run(index, vcpu),
                     Err(error) => (shared.failed)(index, telemetry::chain(&error).join(": ")),
                 }
             })
-            .map_err(Error::thread(&name))
+            .map_err(Error::thread(&thread_name(index)))
     }
 }
 
-fn prepare(
-    filter: &Filter,
-    alone: bool,
-    cpus: Option<&[usize]>,
-) -> std::result::Result<(), sandbox::Error> {
+/// What the host's scheduler said to one processor's thread.
+type Answer = (u32, std::result::Result<(), sandbox::Error>);
+
+fn thread_name(index: u32) -> String {
+    format!("vcpu{index}")
+}
+
+impl Rules<'_> {
+    /// Whether any thread wants more of the host's scheduler than to run.
+    fn ask_the_scheduler(&self) -> bool {
+        let pinned = self
+            .cpus
+            .affinity
+            .as_ref()
+            .is_some_and(|list| !list.is_empty());
+        pinned || self.cpus.core_scheduling == CoreScheduling::Vcpu
+    }
+
+    /// Host processors that this processor's thread is confined to.
+    fn host_cpus(&self, index: u32) -> Option<Vec<usize>> {
+        let mut list = self.cpus.affinity.iter().flatten();
+        list.find(|entry| entry.vcpu == index)
+            .map(|entry| entry.host_cpus.clone())
+    }
+}
+
+/// Finds the calling thread its place among the host's processors.
+fn place(alone: bool, cpus: Option<&[usize]>) -> std::result::Result<(), sandbox::Error> {
     if alone {
         sandbox::core_scheduling(sandbox::CoreScope::CreateThread)?;
     }
     if let Some(cpus) = cpus {
         sandbox::pin_current_thread(cpus)?;
     }
-    filter.apply()
+    Ok(())
+}
+
+/// Locks. Nothing that is locked here can be left half changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
     fn run(&self, index: u32, mut vcpu: Box<dyn Vcpu>) {
         let kicker = vcpu.kicker();
-        self.kickers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(kicker);
+        lock(&self.kickers).push(kicker);
         // Stopping sets the flag first and kicks then, so that whoever registers too late for the kick sees
         // the flag.
         while !self.stop.load(Ordering::Acquire) {
@@ -174,13 +221,7 @@ impl Shared {
 impl Drop for Processors {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        for kicker in self
-            .shared
-            .kickers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
+        for kicker in lock(&self.shared.kickers).iter() {
             kicker.kick();
         }
         for thread in self.threads.drain(..) {
