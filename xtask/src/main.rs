@@ -7,6 +7,7 @@
 
 mod apt;
 mod args;
+mod bench;
 mod boot;
 mod docs;
 mod error;
@@ -40,6 +41,8 @@ cargo xtask COMMAND
   test [FILTER…]       everything that is checked before a push; with a filter, only those tests
     --full             runs the slow tests too
     --binary PATH      tests this monitor instead of building one
+  bench startup        measures from the start of the process to the guest's first instruction
+    --runs N, --peer NAME=PATH, --binary PATH
   layers               checks that crates depend downwards only
   lints                checks the rules that no other tool knows
   docs                 builds the reference of every crate
@@ -69,6 +72,7 @@ fn dispatch(command: &str, arguments: Vec<String>) -> Result<u8> {
     let project = Project::find()?;
     match command {
         "boot" => boot::command(&project, arguments),
+        "bench" => bench::command(&project, arguments),
         "test" => test::command(&project, arguments),
         "run-tests" => test::guests::run_programs(&project, arguments),
         "layers" => layers::check(&project).map(|()| 0),

@@ -4,6 +4,9 @@
 //! the machine to the driver thread of `machine`. What is left for the main thread is to wait for the end.
 #![forbid(unsafe_code)]
 
+#[cfg(not(feature = "kvm"))]
+compile_error!("no hypervisor is selected: build with --features kvm");
+
 pub mod cli;
 mod error;
 mod run;

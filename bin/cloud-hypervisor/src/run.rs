@@ -26,7 +26,11 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
     start_log(&invocation)?;
     sandbox::crash::install_panic_hook();
     sandbox::crash::install()?;
-    let events = invocation.event_monitor.as_ref().map(open_sink).transpose()?;
+    let events = invocation
+        .event_monitor
+        .as_ref()
+        .map(open_sink)
+        .transpose()?;
     let config = settle(invocation.vm)?;
     if config.cpus.features.amx {
         // Before the hypervisor is asked how large a processor's state is, and before any filter.

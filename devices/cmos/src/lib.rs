@@ -14,6 +14,7 @@ use device::{
     Device, Facts, Host, Kind, Names, NoConfig, Power, PowerEvent, Presence, Region, Result, Saved,
     Shared, Target,
 };
+use firmware::{AcpiId, Node, Resource};
 use serde::{Deserialize, Serialize};
 
 const INDEX: u64 = 0;
@@ -85,6 +86,21 @@ impl Device for Chip {
         registers.ram = ram;
         Ok(())
     }
+
+    fn nodes(&self) -> Vec<Node> {
+        vec![node()]
+    }
+}
+
+/// The clock without an interrupt line: it has no alarm. A guest that were not told so would assume line 8,
+/// as on boards with 8259 controllers, and not use the clock at all when it cannot have that.
+fn node() -> Node {
+    let mut node = Node::new("RTC", AcpiId::Eisa("PNP0B00"));
+    node.resources = vec![Resource::Ports {
+        base: layout::PORT_CMOS,
+        len: layout::PORT_CMOS_COUNT,
+    }];
+    node
 }
 
 #[derive(Debug)]

@@ -79,3 +79,9 @@ fn wide_accesses_and_the_index_port_read_as_nothing() {
     assert_eq!(data, [0xff; 2]);
     assert_eq!(registers.index, 0);
 }
+
+#[test]
+fn the_clock_is_described_without_an_interrupt() {
+    let resources = node().resources;
+    assert_eq!(resources, [Resource::Ports { base: 0x70, len: 2 }]);
+}

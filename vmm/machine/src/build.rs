@@ -13,6 +13,7 @@ use hypervisor::{HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions};
 use memory::{GuestRam, RegionSpec};
 use sandbox::Filter;
 
+use crate::features::Features;
 use crate::processors::{Processors, Rules};
 use crate::{Error, Result, syscalls, tables};
 
@@ -46,6 +47,7 @@ impl Machine {
     pub(crate) fn build(
         config: &VmConfig,
         hypervisor: &dyn Hypervisor,
+        features: &Features,
         seccomp: sandbox::Mode,
         reports: Reports,
     ) -> Result<Self> {
@@ -57,7 +59,8 @@ impl Machine {
         })?;
         let memory = map_ram(&*vm, &ram)?;
         let vcpus = create_vcpus(config, &*vm)?;
-        let profile = cpu_profile(config, hypervisor, &vcpus)?;
+        let profile = cpu_profile(config, hypervisor, features, &vcpus)?;
+        check_address_width(&ram, profile.phys_bits())?;
         let board = Arc::new(Board::new(
             Arc::clone(&vm),
             ram.clone(),
@@ -127,6 +130,18 @@ fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
         .collect()
 }
 
+/// RAM must end below the devices at the top of what the guest's processors can address.
+fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
+    let end = ram.regions().map(|r| r.start() + r.size()).max();
+    match layout::device_area(end.unwrap_or(0), bits) {
+        Some(_) => Ok(()),
+        None => Err(Error::AddressWidth {
+            size: ram.size(),
+            bits,
+        }),
+    }
+}
+
 fn facts(config: &VmConfig, ram: &GuestRam) -> Facts {
     let below: u64 = ram
         .regions()
@@ -168,6 +183,7 @@ fn create_vcpus(config: &VmConfig, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>> {
 fn cpu_profile(
     config: &VmConfig,
     hypervisor: &dyn Hypervisor,
+    features: &Features,
     vcpus: &[Box<dyn Vcpu>],
 ) -> Result<CpuProfile> {
     let cpus = &config.cpus;
@@ -186,7 +202,7 @@ fn cpu_profile(
         msi_extended_destination: true,
         ..CpuOptions::default()
     };
-    Ok(CpuProfile::new(&hypervisor.supported_cpuid()?, &options)?)
+    Ok(CpuProfile::new(&features.get()?, &options)?)
 }
 
 /// Gives each processor its features; the first one starts at the entry point, the others wait for it.

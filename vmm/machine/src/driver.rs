@@ -11,6 +11,7 @@ use sandbox::Filter;
 use telemetry::event;
 
 use crate::build::{Machine, Reports};
+use crate::features::Features;
 use crate::{Error, Result, syscalls};
 
 /// How the monitor itself behaves.
@@ -69,7 +70,9 @@ impl Driver {
     ) -> Result<Self> {
         let (sender, requests) = channel();
         let remote = Remote(sender);
+        let features = Arc::new(Features::new(Arc::clone(&hypervisor)));
         let owner = Owner {
+            features: Arc::clone(&features),
             config,
             hypervisor,
             options,
@@ -80,6 +83,8 @@ impl Driver {
             .name(Self::THREAD.into())
             .spawn(move || owner.run(&requests))
             .map_err(Error::thread(Self::THREAD))?;
+        // This thread has nothing else to do. If it fails, the driver will ask again and say why.
+        let _ = features.get();
         Ok(Self { thread, remote })
     }
 
@@ -101,6 +106,7 @@ impl Driver {
 }
 
 struct Owner {
+    features: Arc<Features>,
     config: VmConfig,
     hypervisor: Arc<dyn Hypervisor>,
     options: Options,
@@ -197,6 +203,7 @@ impl Owner {
         Machine::build(
             &self.config,
             &*self.hypervisor,
+            &self.features,
             self.options.seccomp,
             Reports { power, failed },
         )

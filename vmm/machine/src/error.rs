@@ -15,6 +15,17 @@ pub enum Error {
     /// Memory could not be had.
     #[error("cannot set up the memory of the machine")]
     Memory(#[from] memory::Error),
+    /// The guest's processors cannot address all of its memory.
+    #[error(
+        "{} MiB of memory and the devices above them do not fit in the {bits} address bits of the machine's \
+         processors: lower --memory size, or raise --cpus max_phys_bits if the host's processor has more", .size >> 20
+    )]
+    AddressWidth {
+        /// Bytes of memory.
+        size: u64,
+        /// Width of a guest physical address.
+        bits: u8,
+    },
     /// A file that the machine runs could not be opened.
     #[error("cannot open {path}, given with {option}")]
     Open {

@@ -15,6 +15,7 @@
 mod build;
 mod driver;
 mod error;
+mod features;
 mod processors;
 mod syscalls;
 mod tables;

@@ -1,5 +1,7 @@
 //! The options: names, kinds of values, order in the help.
 
+use std::fmt::Write as _;
+
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, value_parser};
 use config::{CpusConfig, LandlockConfig, MemoryConfig, PlatformConfig};
@@ -24,7 +26,22 @@ const LOGGING: &str = "Logging";
 /// The command line as the parser wants it. Options are sorted within their group.
 #[must_use]
 pub fn command(help: Help) -> Command {
-    let mut options = vec![
+    let mut options = payload();
+    options.extend(machine(help));
+    options.extend(devices(help));
+    options.extend(monitor(help));
+    options.extend(logging());
+    options.sort_by(|a, b| a.get_id().cmp(b.get_id()));
+    Command::new("cloud-hypervisor")
+        .about("Launch a cloud-hypervisor VMM")
+        .arg_required_else_help(true)
+        .disable_version_flag(true)
+        .next_line_help(true)
+        .args(options)
+}
+
+fn payload() -> Vec<Arg> {
+    vec![
         file(
             PAYLOAD,
             "kernel",
@@ -37,6 +54,11 @@ pub fn command(help: Help) -> Command {
             "Initial RAM file system of the kernel",
         ),
         word(PAYLOAD, "cmdline", "Command line of the kernel").value_name("text"),
+    ]
+}
+
+fn machine(help: Help) -> Vec<Arg> {
+    vec![
         structured::<CpusConfig>(help, "cpus").default_value("boot=1,max_phys_bits=46"),
         structured::<MemoryConfig>(help, "memory").default_value("size=512M"),
         structured::<PlatformConfig>(help, "platform"),
@@ -54,6 +76,11 @@ pub fn command(help: Help) -> Command {
         structured::<LandlockConfig>(help, "landlock-rules")
             .action(ArgAction::Append)
             .num_args(1..),
+    ]
+}
+
+fn monitor(help: Help) -> Vec<Arg> {
+    vec![
         structured::<EventMonitorConfig>(help, "event-monitor").help_heading(MONITOR),
         switch(
             MONITOR,
@@ -67,6 +94,17 @@ pub fn command(help: Help) -> Command {
         )
         .value_name("true|false|log|errno")
         .default_value("true"),
+        switch(
+            MONITOR,
+            "version",
+            "Print the version; with -v also the features",
+        )
+        .short('V'),
+    ]
+}
+
+fn logging() -> Vec<Arg> {
+    vec![
         file(
             LOGGING,
             "log-file",
@@ -75,33 +113,13 @@ pub fn command(help: Help) -> Command {
         word(LOGGING, "log-format", "How a line of the log looks")
             .value_name("template")
             .default_value(telemetry::log::DEFAULT_FORMAT),
-        switch(LOGGING, "verbose", "Log more; up to three times")
+        // It has no long form.
+        Arg::new("verbose")
             .short('v')
+            .help_heading(LOGGING)
+            .help("Log more; up to three times")
             .action(ArgAction::Count),
-    ];
-    options.extend(devices(help));
-    options.push(
-        switch(
-            MONITOR,
-            "version",
-            "Print the version; with -v also the features",
-        )
-        .short('V'),
-    );
-    options.sort_by(|a, b| a.get_id().cmp(b.get_id()));
-    Command::new("cloud-hypervisor")
-        .about("Launch a cloud-hypervisor VMM")
-        .arg_required_else_help(true)
-        .disable_version_flag(true)
-        .next_line_help(true)
-        .args(options.into_iter().map(|option| {
-            // `-v` has no long form.
-            if option.get_id() == "verbose" {
-                option.long(None)
-            } else {
-                option
-            }
-        }))
+    ]
 }
 
 fn devices(help: Help) -> impl Iterator<Item = Arg> {
@@ -138,7 +156,10 @@ fn describe(option: Arg, schema: &schemars::Schema) -> Arg {
         .next()
         .unwrap_or_default()
         .trim_end_matches('.');
-    option.value_name("parameters").help(format!("{first}, as key=value,...\n{}", keyvalue::help(schema)))
+    option.value_name("parameters").help(format!(
+        "{first}, as key=value,...\n{}",
+        keyvalue::help(schema)
+    ))
 }
 
 fn word(group: &'static str, name: &'static str, help: &'static str) -> Arg {
@@ -160,6 +181,9 @@ fn switch(group: &'static str, name: &'static str, help: &'static str) -> Arg {
     word(group, name, help).action(ArgAction::SetTrue)
 }
 
+/// What this build can do beyond the machine itself, as `--version -v` and the API tell it.
+const FEATURES: &[(&str, bool)] = &[("kvm", cfg!(feature = "kvm"))];
+
 /// What `--version` prints.
 pub(super) fn version(features: bool) -> String {
     let mut text = format!(
@@ -167,7 +191,12 @@ pub(super) fn version(features: bool) -> String {
         env!("CARGO_PKG_VERSION")
     );
     if features {
-        text.push_str("Enabled features: [\"kvm\"]\n");
+        let names: Vec<&str> = FEATURES
+            .iter()
+            .filter(|(_, on)| *on)
+            .map(|(name, _)| *name)
+            .collect();
+        let _ = writeln!(text, "Enabled features: {names:?}");
     }
     text
 }

@@ -1,0 +1,88 @@
+//! `cargo xtask bench startup`: how fast and how small, beside other monitors in the same run.
+//!
+//! What is measured, from outside and without a debugger:
+//!
+//! - *first instruction*: from just before the process is started until the guest's first byte
+//!   arrives. The guest is a payload of a few instructions that writes to the debug console, which
+//!   is a FIFO with us at the other end.
+//! - *whole run*: until the process that then powers off has ended.
+//! - *CPU time*: user and system time of that process, as the kernel accounts it.
+//! - *private and proportional memory*: of a second run whose guest halts (`smaps_rollup`).
+//! - *binary*: size of the program's file.
+//!
+//! All contenders take turns in every round, so a busy moment of the machine hits all alike.
+
+mod contender;
+mod measure;
+mod report;
+
+use std::path::PathBuf;
+
+use self::contender::Contender;
+use self::measure::Bench;
+use self::report::Summary;
+use crate::args::Args;
+use crate::error::{Error, Result};
+use crate::project::Project;
+use crate::{apt, release, run};
+
+/// Rounds that count, unless `--runs` says otherwise.
+const RUNS: usize = 50;
+
+/// Rounds before them, to fill the caches.
+const WARM_UP: usize = 3;
+
+/// Runs the benchmark with this name.
+pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
+    let mut args = Args::without_separator(arguments);
+    let runs = match args.option("--runs")? {
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|runs| *runs > 0)
+            .ok_or_else(|| Error::Usage(format!("--runs {text} is not a positive number")))?,
+        None => RUNS,
+    };
+    let peers = args.options_named("--peer")?;
+    let binary = args.option("--binary")?.map(PathBuf::from);
+    match args.rest()?.as_slice() {
+        [name] if name == "startup" => startup(project, runs, &peers, binary),
+        _ => Err(Error::Usage(
+            "cargo xtask bench startup [--runs N] [--binary PATH] [--peer NAME=PATH …]".to_owned(),
+        )),
+    }
+}
+
+fn startup(
+    project: &Project,
+    runs: usize,
+    peers: &[String],
+    binary: Option<PathBuf>,
+) -> Result<u8> {
+    apt::ensure(&[apt::BENCH])?;
+    let binary = match binary {
+        Some(path) => path,
+        None => release::build(project)?,
+    };
+    let mut contenders = vec![Contender::compatible("ours", binary)];
+    for peer in peers {
+        let (name, path) = peer
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--peer {peer}: expected NAME=PATH")))?;
+        contenders.push(Contender::compatible(name, path.into()));
+    }
+    contenders.extend(Contender::qemu());
+    let mut bench = Bench::prepare(contenders)?;
+    for round in 0..WARM_UP + runs {
+        bench.round(round >= WARM_UP)?;
+    }
+    let summaries = bench.summaries()?;
+    let folder = project.target().join("bench");
+    run::create_folder(&folder)?;
+    let (json, svg) = (folder.join("startup.json"), folder.join("startup.svg"));
+    run::write(&json, report::json(&summaries, runs).as_bytes())?;
+    run::write(&svg, report::svg(&summaries).as_bytes())?;
+    eprint!("{}", report::table(&summaries));
+    eprintln!("{runs} rounds; {} and {}", json.display(), svg.display());
+    Ok(0)
+}
