@@ -57,7 +57,12 @@ impl Bed {
             builder = builder.arg(option, value);
         }
         let mut vm = builder.spawn().unwrap();
-        assert_eq!(vm.wait_exit(SECONDS).unwrap(), Exit::Code(0), "{}", vm.stderr());
+        assert_eq!(
+            vm.wait_exit(SECONDS).unwrap(),
+            Exit::Code(0),
+            "{}",
+            vm.stderr()
+        );
         vm
     }
 }
@@ -70,17 +75,19 @@ fn at(mode: &str, path: &Path) -> String {
 /// Says hello, then answers what is typed on the serial port with the case of letters exchanged;
 /// `q` powers off, `!` jumps to where no instruction can be read.
 fn echo() -> Payload {
-    Payload::new().print(COM1, "hello\n").raw(&[
-        0x66, 0xba, 0xfd, 0x03, // 0: mov dx, line status
-        0xec, 0xa8, 0x01, 0x74, 0xf7, // in al, dx; test al, 1; jz 0
-        0x66, 0xba, 0xf8, 0x03, 0xec, // mov dx, data; in al, dx
-        0x3c, b'q', 0x74, 0x10, // cmp al, 'q'; je 34
-        0x3c, b'!', 0x74, 0x05, // cmp al, '!'; je 27
-        0x34, 0x20, 0xee, // xor al, 0x20; out dx, al
-        0xeb, 0xe5, // jmp 0
-        0xb8, 0x00, 0x00, 0x00, 0xd0, 0xff, 0xe0, // 27: mov eax, 0xd000_0000; jmp eax
-    ])
-    .power_off() // 34
+    Payload::new()
+        .print(COM1, "hello\n")
+        .raw(&[
+            0x66, 0xba, 0xfd, 0x03, // 0: mov dx, line status
+            0xec, 0xa8, 0x01, 0x74, 0xf7, // in al, dx; test al, 1; jz 0
+            0x66, 0xba, 0xf8, 0x03, 0xec, // mov dx, data; in al, dx
+            0x3c, b'q', 0x74, 0x10, // cmp al, 'q'; je 34
+            0x3c, b'!', 0x74, 0x05, // cmp al, '!'; je 27
+            0x34, 0x20, 0xee, // xor al, 0x20; out dx, al
+            0xeb, 0xe5, // jmp 0
+            0xb8, 0x00, 0x00, 0x00, 0xd0, 0xff, 0xe0, // 27: mov eax, 0xd000_0000; jmp eax
+        ])
+        .power_off() // 34
 }
 
 /// Reads until this text came and returns all that did.
@@ -92,7 +99,10 @@ fn expect(from: &mut impl Read, text: &str) -> String {
         if so_far.contains(text) {
             return so_far;
         }
-        assert!(Instant::now() < deadline, "{text:?} did not come, but {so_far:?}");
+        assert!(
+            Instant::now() < deadline,
+            "{text:?} did not come, but {so_far:?}"
+        );
         match from.read(&mut buffer) {
             Ok(0) => panic!("the end instead of {text:?}, after {so_far:?}"),
             Ok(count) => seen.extend_from_slice(&buffer[..count]),
@@ -133,7 +143,12 @@ fn open_pty(vm: &mut Vm, device: &str) -> File {
     });
     assert!(path.starts_with("/dev/pts/"), "{path}");
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(LOOK).open(path).unwrap()
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(LOOK)
+        .open(path)
+        .unwrap()
 }
 
 fn mode_of(path: &Path) -> u32 {
@@ -147,15 +162,25 @@ fn off_has_no_port_and_null_has_one_that_forgets() {
         let bed = Bed::new();
         let out = bed.path("out");
         let debug = ("--debug-console", at("file", &out));
-        bed.run(ask(COM1_STATUS, DEBUG_CONSOLE), &[("--serial", mode.into()), debug]);
+        bed.run(
+            ask(COM1_STATUS, DEBUG_CONSOLE),
+            &[("--serial", mode.into()), debug],
+        );
         assert_eq!(fs::read(&out).unwrap(), [status], "--serial {mode}");
     }
     for (mode, signature) in [("off", NOBODY), ("null", 0xe9)] {
         let bed = Bed::new();
         let out = bed.path("out");
         let serial = ("--serial", at("file", &out));
-        bed.run(ask(DEBUG_CONSOLE, COM1), &[("--debug-console", mode.into()), serial]);
-        assert_eq!(fs::read(&out).unwrap(), [signature], "--debug-console {mode}");
+        bed.run(
+            ask(DEBUG_CONSOLE, COM1),
+            &[("--debug-console", mode.into()), serial],
+        );
+        assert_eq!(
+            fs::read(&out).unwrap(),
+            [signature],
+            "--debug-console {mode}"
+        );
     }
 }
 
@@ -177,7 +202,11 @@ fn without_options_the_serial_port_is_null_and_the_debug_console_off() {
 fn files_get_every_byte_and_nothing_of_before() {
     let bed = Bed::new();
     let (serial, debug) = (bed.path("serial"), bed.path("debug"));
-    fs::write(&serial, "what an earlier machine said, which was a lot more").unwrap();
+    fs::write(
+        &serial,
+        "what an earlier machine said, which was a lot more",
+    )
+    .unwrap();
     let payload = Payload::new()
         .print(COM1, "to the serial port\r\n")
         .raw(&[0xb0, 0x00, 0x66, 0xba, 0xf8, 0x03, 0xee]) // a NUL is a byte like any other
@@ -185,11 +214,24 @@ fn files_get_every_byte_and_nothing_of_before() {
         .print_e9("to nobody")
         .power_off();
     let debug_value = at("file", &debug) + ",iobase=0x777";
-    let options = [("--serial", at("file", &serial)), ("--debug-console", debug_value)];
+    let options = [
+        ("--serial", at("file", &serial)),
+        ("--debug-console", debug_value),
+    ];
     let vm = bed.run(payload, &options);
-    assert_eq!(fs::read_to_string(&serial).unwrap(), "to the serial port\r\n\0");
-    assert_eq!(fs::read_to_string(&debug).unwrap(), "to the debug console\n");
-    assert_eq!(mode_of(&debug), 0o600, "the debug console's file is for the user alone");
+    assert_eq!(
+        fs::read_to_string(&serial).unwrap(),
+        "to the serial port\r\n\0"
+    );
+    assert_eq!(
+        fs::read_to_string(&debug).unwrap(),
+        "to the debug console\n"
+    );
+    assert_eq!(
+        mode_of(&debug),
+        0o600,
+        "the debug console's file is for the user alone"
+    );
     assert_eq!(vm.console(), "", "nothing goes to standard output");
 }
 
@@ -198,7 +240,10 @@ fn a_terminal_is_raw_while_the_guest_has_it() {
     let bed = Bed::new();
     let terminal = Terminal::open().unwrap();
     let before = terminal.attributes().unwrap();
-    let builder = bed.guest(echo()).serial(SerialLink::Stdio).terminal(terminal);
+    let builder = bed
+        .guest(echo())
+        .serial(SerialLink::Stdio)
+        .terminal(terminal);
     let mut vm = builder.spawn().unwrap();
     vm.wait_for("hello\n", SECONDS).unwrap();
     let now = vm.terminal().unwrap().attributes().unwrap();
@@ -230,14 +275,29 @@ fn a_terminal_is_given_back_on_every_way_out() {
         let terminal = Terminal::open().unwrap();
         let before = terminal.attributes().unwrap();
         let socket = bed.path("socket");
-        let builder = bed.guest(echo()).serial(SerialLink::Stdio).terminal(terminal);
-        let mut vm = builder.arg("--debug-console", at("socket", &socket)).spawn().unwrap();
+        let builder = bed
+            .guest(echo())
+            .serial(SerialLink::Stdio)
+            .terminal(terminal);
+        let mut vm = builder
+            .arg("--debug-console", at("socket", &socket))
+            .spawn()
+            .unwrap();
         vm.wait_for("hello\n", SECONDS).unwrap();
         assert!(vm.terminal().unwrap().attributes().unwrap().is_raw());
         assert!(socket.exists());
         vm.signal(signal).unwrap();
-        assert_eq!(vm.wait_exit(SECONDS).unwrap(), end, "{signal:?}: {}", vm.stderr());
-        assert_eq!(vm.terminal().unwrap().attributes().unwrap(), before, "{signal:?}");
+        assert_eq!(
+            vm.wait_exit(SECONDS).unwrap(),
+            end,
+            "{signal:?}: {}",
+            vm.stderr()
+        );
+        assert_eq!(
+            vm.terminal().unwrap().attributes().unwrap(),
+            before,
+            "{signal:?}"
+        );
         assert!(!socket.exists(), "{signal:?}: the socket is left behind");
     }
 }
@@ -247,21 +307,39 @@ fn a_terminal_is_given_back_when_the_machine_cannot_start_or_go_on() {
     let bed = Bed::new();
     let terminal = Terminal::open().unwrap();
     let before = terminal.attributes().unwrap();
-    let builder = bed.guest(echo()).serial(SerialLink::Stdio).terminal(terminal);
+    let builder = bed
+        .guest(echo())
+        .serial(SerialLink::Stdio)
+        .terminal(terminal);
     let mut vm = builder.spawn().unwrap();
     vm.wait_for("hello\n", SECONDS).unwrap();
     vm.send("!").unwrap();
     assert_eq!(vm.wait_exit(SECONDS).unwrap(), Exit::Code(1));
-    assert!(vm.stderr().contains("processor 0 cannot go on"), "{}", vm.stderr());
-    assert_eq!(vm.terminal().unwrap().attributes().unwrap(), before, "a stuck processor");
+    assert!(
+        vm.stderr().contains("processor 0 cannot go on"),
+        "{}",
+        vm.stderr()
+    );
+    assert_eq!(
+        vm.terminal().unwrap().attributes().unwrap(),
+        before,
+        "a stuck processor"
+    );
 
     let terminal = Terminal::open().unwrap();
     let not_a_kernel = bed.path("text");
     fs::write(&not_a_kernel, "no kernel at all").unwrap();
-    let builder = Vm::builder().kernel(not_a_kernel).serial(SerialLink::Stdio).terminal(terminal);
+    let builder = Vm::builder()
+        .kernel(not_a_kernel)
+        .serial(SerialLink::Stdio)
+        .terminal(terminal);
     let mut vm = builder.spawn().unwrap();
     assert_eq!(vm.wait_exit(SECONDS).unwrap(), Exit::Code(1));
-    assert_eq!(vm.terminal().unwrap().attributes().unwrap(), before, "a wrong kernel");
+    assert_eq!(
+        vm.terminal().unwrap().attributes().unwrap(),
+        before,
+        "a wrong kernel"
+    );
 }
 
 #[test]
@@ -270,7 +348,10 @@ fn serial_port_and_debug_console_share_a_terminal() {
     let terminal = Terminal::open().unwrap();
     let before = terminal.attributes().unwrap();
     let payload = Payload::new().print_e9("debug\n").raw(echo().code());
-    let builder = bed.guest(payload).serial(SerialLink::Stdio).terminal(terminal);
+    let builder = bed
+        .guest(payload)
+        .serial(SerialLink::Stdio)
+        .terminal(terminal);
     let mut vm = builder.arg("--debug-console", "tty").spawn().unwrap();
     vm.wait_for("debug\n", SECONDS).unwrap();
     vm.wait_for("hello\n", SECONDS).unwrap();
@@ -303,7 +384,10 @@ fn standard_streams_that_are_no_terminal_work_as_well() {
 fn a_pty_keeps_output_for_late_readers_and_takes_them_back() {
     let bed = Bed::new();
     let payload = Payload::new().print_e9("debugging\n").raw(echo().code());
-    let builder = bed.guest(payload).arg("--serial", "pty").arg("--debug-console", "pty");
+    let builder = bed
+        .guest(payload)
+        .arg("--serial", "pty")
+        .arg("--debug-console", "pty");
     let mut vm = builder.flag("-v").spawn().unwrap();
     let mut debug = open_pty(&mut vm, "debug console");
     assert_eq!(expect(&mut debug, "debugging\n"), "debugging\n");
@@ -328,7 +412,11 @@ fn a_pty_keeps_output_for_late_readers_and_takes_them_back() {
 fn a_socket_keeps_output_and_serves_one_client_after_the_other() {
     let bed = Bed::new();
     let socket = bed.path("serial");
-    let mut vm = bed.guest(echo()).arg("--serial", at("socket", &socket)).spawn().unwrap();
+    let mut vm = bed
+        .guest(echo())
+        .arg("--serial", at("socket", &socket))
+        .spawn()
+        .unwrap();
     soon("the socket", || socket.exists().then_some(()));
     assert_eq!(mode_of(&socket), 0o600, "nobody else may connect");
     std::thread::sleep(Duration::from_millis(100));
@@ -361,7 +449,11 @@ fn what_is_at_a_sockets_path_is_only_replaced_if_it_is_dead() {
     let socket = bed.path("serial");
     let start = || {
         let payload = Payload::new().power_off();
-        let mut vm = bed.guest(payload).arg("--serial", at("socket", &socket)).spawn().unwrap();
+        let mut vm = bed
+            .guest(payload)
+            .arg("--serial", at("socket", &socket))
+            .spawn()
+            .unwrap();
         (vm.wait_exit(SECONDS).unwrap(), vm.stderr())
     };
     let listener = UnixListener::bind(&socket).unwrap();
@@ -380,7 +472,9 @@ fn what_is_at_a_sockets_path_is_only_replaced_if_it_is_dead() {
 #[test]
 fn a_login_shell_of_linux_talks_over_a_socket() {
     // Without its usual word on the command line the guest gives a shell.
-    let builder = Vm::linux().cmdline("console=ttyS0 quiet panic=-1").serial(SerialLink::Socket);
+    let builder = Vm::linux()
+        .cmdline("console=ttyS0 quiet panic=-1")
+        .serial(SerialLink::Socket);
     let mut vm = builder.spawn().unwrap();
     vm.wait_for("# ", 120).unwrap();
     vm.send("echo $((6 * 7))-$(uname -s)\n").unwrap();

@@ -115,8 +115,12 @@ impl Kind for DebugConsole {
         let (output, readers) = stream.output_only().map_err(failed)?;
         let registers = Shared::new(Registers { output });
         let port = config.iobase.unwrap_or(layout::PORT_DEBUG_CONSOLE);
+        let taken = |source: Error| Error::Backend {
+            what: format!("--debug-console iobase={port:#x}"),
+            source: source.into(),
+        };
         Ok(Port {
-            _port: host.ports(port, 1, &registers)?,
+            _port: host.ports(port, 1, &registers).map_err(taken)?,
             pty,
             rules: host.thread_rules()?,
             readers,

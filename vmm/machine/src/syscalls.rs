@@ -37,6 +37,9 @@ const DRIVER: &[Allow] = &[
     Allow::call(libc::SYS_ftruncate),
     Allow::call(libc::SYS_fcntl),
     Allow::call(libc::SYS_sched_getaffinity),
+    // Which sizes of huge pages the host has, to explain a refusal.
+    Allow::call(libc::SYS_newfstatat),
+    Allow::call(libc::SYS_getdents64),
     // Places of the processors' threads on the host's.
     Allow::call(libc::SYS_sched_setaffinity),
     Allow::arg32(libc::SYS_prctl, 0, &[libc::PR_SCHED_CORE as u64]),

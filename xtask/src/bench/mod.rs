@@ -20,7 +20,6 @@ use std::path::PathBuf;
 
 use self::contender::Contender;
 use self::measure::Bench;
-use self::report::Summary;
 use crate::args::Args;
 use crate::error::{Error, Result};
 use crate::project::Project;

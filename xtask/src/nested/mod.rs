@@ -47,7 +47,7 @@ pub(crate) struct Job {
     pub(crate) limit: Option<Duration>,
 }
 
-/// `cargo xtask nested [--memory MIB] [--timeout SECONDS] [--interactive] -- COMMAND…`
+/// `cargo xtask nested [--interactive] -- COMMAND…`
 pub(crate) fn command(project: &Project, arguments: &[String]) -> Result<u8> {
     let end = arguments
         .iter()

@@ -19,8 +19,9 @@ const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 /// `e_ident[EI_CLASS]` and `e_ident[EI_DATA]`: 64-bit, little-endian.
 const CLASS_64_LITTLE: [u8; 2] = [2, 1];
-/// `e_machine` of x86-64.
-const MACHINE_X86_64: u16 = 62;
+/// `e_machine` of x86-64, and of the 80386, which EDK2 puts into the header of its image. A PVH entry point is
+/// 32-bit code in both.
+const MACHINES: [u16; 2] = [62, 3];
 /// `e_type` of an executable and of a position-independent one.
 const EXECUTABLE: Range<u16> = 2..4;
 const PT_LOAD: u32 = 1;
@@ -142,8 +143,8 @@ fn program_headers(source: &Source<'_>) -> Result<Vec<ProgramHeader>, Error> {
             "32-bit or big-endian code; a 64-bit little-endian file is needed",
         ));
     }
-    if u16_at(&head, 18) != Some(MACHINE_X86_64) {
-        return Err(bad("code for another processor; x86-64 is needed"));
+    if !u16_at(&head, 18).is_some_and(|machine| MACHINES.contains(&machine)) {
+        return Err(bad("code for another processor; x86-64 or 80386 is needed"));
     }
     if !u16_at(&head, 16).is_some_and(|kind| EXECUTABLE.contains(&kind)) {
         return Err(bad(

@@ -97,6 +97,10 @@ fn elf_files_that_cannot_be_started_say_why() {
     assert!(changed(5, 2).contains("big-endian"));
     assert!(changed(18, 183).contains("another processor"));
     assert!(changed(16, 1).contains("no program in it"));
+    // The header of EDK2's image: a 64-bit file for the 80386.
+    let mut firmware = good.clone();
+    firmware[18] = 3;
+    assert!(image(&firmware).is_ok());
     assert!(changed(54, 32).contains("program headers of an unknown size"));
     assert!(changed(56, 0).contains("nothing to load"));
     // p_filesz above p_memsz.
