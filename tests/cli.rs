@@ -1,5 +1,6 @@
 //! The command line, through the real program: texts, exit statuses, and what it says to wrong
 //! input: what is wrong, why, and what would be right.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -245,7 +246,7 @@ fn usage_errors_name_what_is_wrong() {
     }
 }
 
-/// Runs each line and looks for the parts in the last cause, the one that helps.
+/// Runs each line and looks for the parts in the causes that it fails with.
 fn all_fail(table: &[(&str, &[&str])]) {
     let bed = Bed::new();
     for (line, parts) in table {
@@ -315,14 +316,9 @@ fn wrong_keys_and_values_are_answered_with_right_ones() {
             "--kernel @off --cpus boot=4,max=2",
             &["--cpus: ", "max=2 is lower than boot=4", "raise max"],
         ),
-        ("--kernel @off --cpus boot=0", &["--cpus: ", "at least one"]),
         (
             "--kernel @off --cpus max=8193",
             &["--cpus: ", "limit of 8192"],
-        ),
-        (
-            "--kernel @off --cpus boot=two",
-            &["--cpus: ", "boot", "two"],
         ),
         (
             "--kernel @off --memory sise=1G",
@@ -331,10 +327,6 @@ fn wrong_keys_and_values_are_answered_with_right_ones() {
         (
             "--kernel @off --memory size=1g",
             &["--memory: ", "1g", "K, M or G", "upper case"],
-        ),
-        (
-            "--kernel @off --memory size=0",
-            &["--memory: ", "needs memory"],
         ),
         (
             "--kernel @off --memory hugepage_size=2M",
@@ -367,10 +359,6 @@ fn wrong_keys_and_values_are_answered_with_right_ones() {
         (
             "--kernel @off --log-format {tread}",
             &["--log-format", "{tread}", "{thread}"],
-        ),
-        (
-            "--kernel @off --log-format {",
-            &["--log-format", "double it"],
         ),
         (
             "--kernel @off --event-monitor @x",

@@ -4,6 +4,7 @@
 //! Most guests here are a few instructions, so that these tests run wherever there is a `/dev/kvm`.
 //! [`echo`] answers what is typed with upper and lower case exchanged: no terminal does that by
 //! itself, so an answer always went through the guest.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};

@@ -202,7 +202,7 @@ fn a_triple_fault_is_in_the_log() {
 #[test]
 fn twenty_resets_leave_nothing_behind() {
     let mut tiny = Tiny::obedient(&["--cpus", "boot=2", "--debug-console", "null"]);
-    let mut reset = |tiny: &mut Tiny, count: usize| {
+    let reset = |tiny: &mut Tiny, count: usize| {
         let (_, letter) = RESETS[count % RESETS.len()];
         tiny.vm.send(&letter.to_string()).unwrap();
         tiny.vm.wait_for(READY, SECONDS).unwrap();

@@ -3,6 +3,7 @@
 //!
 //! What a filter or Landlock refuses is tried from inside: [`Intruder`] takes over a processor's
 //! thread with ptrace(2), as a guest that escaped would, and makes it call the kernel.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

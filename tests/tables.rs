@@ -9,7 +9,7 @@ mod area;
 use std::path::Path;
 use std::process::Command;
 
-use area::{Area, HEADER, SMBIOS, Table, processors, sum, u32_at, u64_at};
+use area::{Area, HEADER, SMBIOS, TOOLS, Table, processors, sum, u32_at, u64_at};
 use testkit::Vm;
 
 /// `--platform` with every key.
@@ -22,6 +22,7 @@ const PLATFORM: &str = "system_serial_number=SN 42,\
 fn iasl(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new("iasl")
         .args(arguments)
+        .env("PATH", TOOLS)
         .current_dir(folder)
         .output()
         .unwrap();

@@ -1,5 +1,6 @@
 //! The log and the event stream: `--log-file`, `-v`, `--log-format`, `--event-monitor`, and the
 //! guest's own time stamps through debug port 0x80.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -12,6 +12,9 @@ pub(crate) const SMBIOS: usize = 0xf_0000;
 /// Size of the header of every ACPI table.
 pub(crate) const HEADER: usize = 36;
 
+/// Where programs are: the tests' own path may lack what is for the administrator.
+pub(crate) const TOOLS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What a machine with these options has in its BIOS area.
 pub(crate) struct Area {
     acpi: Vec<u8>,
@@ -124,6 +127,7 @@ impl Area {
         let file = folder.path().join("dump");
         std::fs::write(&file, dump).unwrap();
         let mut command = Command::new("dmidecode");
+        command.env("PATH", TOOLS);
         let output = command
             .arg("--from-dump")
             .arg(file)

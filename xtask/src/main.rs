@@ -38,7 +38,8 @@ cargo xtask COMMAND
     --cpus N, --memory SIZE, --kernel PATH, --initramfs PATH, --binary PATH
     --nested           uses the emulated host even where this machine's KVM would do
     -v                 shows the kernel's messages
-  test [FILTER…]       everything that is checked before a push; with a filter, only those tests
+  test [FILTER…]       everything that is checked before a push; with filters (a theme such as
+                       boot, a test such as boot::NAME, or a part of any name) only those tests
     --full             runs the slow tests too
     --binary PATH      tests this monitor instead of building one
   bench startup        measures from the start of the process to the guest's first instruction
@@ -74,7 +75,7 @@ fn dispatch(command: &str, arguments: Vec<String>) -> Result<u8> {
         "boot" => boot::command(&project, arguments),
         "bench" => bench::command(&project, arguments),
         "test" => test::command(&project, arguments),
-        "run-tests" => test::guests::run_programs(&project, arguments),
+        "run-tests" => test::guests::run_programs(&project, &arguments),
         "layers" => layers::check(&project).map(|()| 0),
         "lints" => lints::check(&project).map(|()| 0),
         "docs" => docs::build(&project).map(|()| 0),

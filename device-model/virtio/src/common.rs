@@ -14,9 +14,6 @@ use crate::ring::RingParts;
 use crate::state::{QueueState, TransportState};
 use crate::{Error, Line, QueueSetup, Result, Ring, feature};
 
-#[cfg(test)]
-mod tests;
-
 /// Device status bits (VIRTIO 1.3, 2.1).
 pub(crate) mod status {
     pub(crate) const ACKNOWLEDGE: u8 = 1;

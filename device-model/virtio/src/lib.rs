@@ -47,8 +47,8 @@ mod queue;
 mod registers;
 mod ring;
 mod state;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod walk;
 mod worker;
 

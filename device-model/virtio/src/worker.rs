@@ -9,9 +9,6 @@ use sandbox::Filter;
 
 use crate::{Chain, Ring};
 
-#[cfg(test)]
-mod tests;
-
 /// What a device does with the chains of one queue.
 pub trait Service: Send + 'static {
     /// Serves one chain, and gives the number of bytes written to it, from the start.

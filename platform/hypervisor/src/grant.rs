@@ -89,7 +89,9 @@ impl fmt::Debug for MemorySlot {
 /// The message of a message signalled interrupt (Intel SDM volume 3A, "Message Signalled Interrupts").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MsiMessage {
-    /// Address that the device writes to. The upper half carries APIC id bits above 8 as x2APIC does.
+    /// Address that the device writes to. Bits 8 to 14 of the destination are in bits 5 to 11 (Linux
+    /// `Documentation/virt/kvm/x86/cpuid.rst`, `KVM_FEATURE_MSI_EXT_DEST_ID`), or bits 8 to 31 of it in bits 40 to
+    /// 63 as interrupt remapping hardware has them.
     pub address: u64,
     /// The value it writes.
     pub data: u32,

@@ -17,7 +17,7 @@
 //!
 //! Tests do not know whether they run on the developer's machine or inside the emulated host that
 //! `cargo xtask test` starts where `/dev/kvm` cannot run a stock kernel. What they need comes
-//! through the variables in [`env`].
+//! through the variables in [`env`](mod@crate::env).
 
 #![forbid(unsafe_code)]
 

@@ -67,7 +67,7 @@ impl Vm {
     }
 
     /// A stock Linux guest that [`Vm::run`] can talk to: kernel and initramfs of
-    /// [`env`](crate::env), serial console, one vCPU, 256 MiB; each can be changed.
+    /// [`env`](mod@crate::env), serial console, one vCPU, 256 MiB; each can be changed.
     #[must_use]
     pub fn linux() -> Builder {
         Builder::linux()

@@ -17,6 +17,9 @@ use crate::features::Features;
 use crate::processors::{Processors, Rules};
 use crate::{Error, Result, syscalls, tables};
 
+/// The local APIC is in x2APIC mode (Intel SDM volume 3A, 11.12.1, `IA32_APIC_BASE`).
+const APIC_BASE_X2APIC: u64 = 1 << 10;
+
 /// What a machine reports to its owner while it runs.
 pub(crate) struct Reports {
     /// The guest wants to reset or to power off.
@@ -77,7 +80,7 @@ impl Machine {
         let loaded = loader.finish()?;
         prefault.join()?;
         let boot = tables::write(config, &profile, &nodes, &loaded, &ram)?;
-        let vcpus = prepare_vcpus(vcpus, &profile, &boot)?;
+        let vcpus = prepare_vcpus(vcpus, &profile, &boot, needs_x2apic(config)?)?;
         for slot in &mut devices {
             slot.start()?;
         }
@@ -210,6 +213,7 @@ fn prepare_vcpus(
     mut vcpus: Vec<Box<dyn Vcpu>>,
     profile: &CpuProfile,
     boot: &arch::BootState,
+    x2apic: bool,
 ) -> Result<Vec<Box<dyn Vcpu>>> {
     for (index, vcpu) in (0u32..).zip(&mut vcpus) {
         vcpu.set_cpuid(&profile.for_vcpu(index))?;
@@ -221,6 +225,10 @@ fn prepare_vcpus(
             // What the processor has at reset and the boot state does not name stays: the APIC base.
             let mut special = boot.sregs;
             special.apic_base = vcpu.special_regs()?.apic_base;
+            if x2apic {
+                // As firmware does: a kernel that finds the mode off ignores processors that need it.
+                special.apic_base |= APIC_BASE_X2APIC;
+            }
             vcpu.set_special_regs(&special)?;
             vcpu.set_regs(&boot.regs)?;
         } else {

@@ -157,7 +157,7 @@ fn machine(kernel: &Kernel, initramfs: &Path, log: &Path, writable: &[PathBuf]) 
         .arg("-initrd")
         .arg(initramfs);
     let options = "console=ttyS0 panic=-1 mitigations=off nokaslr audit=0 apparmor=0 \
-                   no_timer_check tsc=reliable random.trust_cpu=on kvm.ignore_msrs=1";
+                   no_timer_check tsc=reliable random.trust_cpu=on";
     qemu.args(["-append", options]);
     qemu.arg("-serial").arg(format!("file:{}", escape(log)));
     let mut share = |path: &Path, tag: &str, mode: &str| {

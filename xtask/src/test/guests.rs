@@ -10,7 +10,6 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::count::{self, Counts};
-use crate::args::Args;
 use crate::error::{Context as _, Error, Result};
 use crate::guest::Guest;
 use crate::kvm::{self, Place};
@@ -28,7 +27,12 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 const THREADS: &str = "--test-threads=2";
 
 /// Builds monitor, tests and guest, and runs the tests where that works.
-pub(crate) fn run(project: &Project, words: &[String], binary: Option<PathBuf>) -> Result<Counts> {
+pub(crate) fn run(
+    project: &Project,
+    filters: &[String],
+    extra: &[String],
+    binary: Option<PathBuf>,
+) -> Result<Counts> {
     let programs = build(project)?;
     let binary = match binary {
         Some(path) => std::path::absolute(path).context(|| "bad path".to_owned())?,
@@ -48,9 +52,13 @@ pub(crate) fn run(project: &Project, words: &[String], binary: Option<PathBuf>) 
         .join(format!("test-result-{}", std::process::id()));
     let this = std::env::current_exe().context(|| "xtask does not find itself".to_owned())?;
     let mut command = vec![path(&this), "run-tests".to_owned(), path(&result)];
-    command.extend(programs.iter().map(|program| path(program)));
-    command.push("--".to_owned());
-    command.extend(words.iter().cloned());
+    let themes: Vec<String> = programs.iter().map(|program| theme(program)).collect();
+    for (program, theme) in programs.iter().zip(&themes) {
+        if let Some(words) = words_for(theme, filters, &themes) {
+            command.extend(["--".to_owned(), path(program)]);
+            command.extend(words.into_iter().chain(extra.iter().cloned()));
+        }
+    }
     match kvm::place(&binary)? {
         Place::Here => {
             eprintln!("guests run on this machine's /dev/kvm");
@@ -79,45 +87,60 @@ pub(crate) fn run(project: &Project, words: &[String], binary: Option<PathBuf>) 
     })
 }
 
-/// `cargo xtask run-tests RESULT PROGRAM… -- ARGUMENT…`: what runs in the emulated host.
-pub(crate) fn run_programs(project: &Project, arguments: Vec<String>) -> Result<u8> {
-    let separator = arguments
-        .iter()
-        .position(|word| word == "--")
-        .unwrap_or(arguments.len());
-    let words: Vec<String> = arguments.iter().skip(separator + 1).cloned().collect();
-    let mut programs = Args::new(arguments.into_iter().take(separator))
-        .rest()?
-        .into_iter();
-    let result = programs.next().map(PathBuf::from);
-    let result = result.ok_or_else(|| Error::Usage("run-tests RESULT PROGRAM…".to_owned()))?;
+/// `cargo xtask run-tests RESULT [-- PROGRAM ARGUMENT…]…`: what runs in the emulated host.
+pub(crate) fn run_programs(project: &Project, arguments: &[String]) -> Result<u8> {
+    let mut groups = arguments.split(|word| word == "--");
+    let Some([result]) = groups.next() else {
+        return Err(Error::Usage("run-tests RESULT [-- PROGRAM …]…".to_owned()));
+    };
     let mut counts = Counts::default();
-    for program in programs {
-        println_name(&program);
-        let mut command = Command::new(&program);
-        command.arg(THREADS).args(&words).stdin(Stdio::null());
+    for group in groups {
+        let [program, words @ ..] = group else {
+            return Err(Error::Usage("a program is missing".to_owned()));
+        };
+        eprintln!("   running {}", theme(Path::new(program)));
+        let mut command = Command::new(program);
+        command.arg(THREADS).args(words).stdin(Stdio::null());
         counts.add(count::run(
             command.current_dir(project.root().join("tests")),
         )?);
     }
-    run::write(
-        &result,
-        format!("{} {}\n", counts.passed, counts.failed).as_bytes(),
-    )?;
+    let text = format!("{} {}\n", counts.passed, counts.failed);
+    run::write(Path::new(result), text.as_bytes())?;
     Ok(0)
 }
 
-fn println_name(program: &str) {
-    let name = Path::new(program)
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    // cargo adds a hash to the name.
-    let name = name
-        .rsplit_once('-')
-        .map_or(name.as_str(), |(name, _)| name);
-    eprintln!("   running {name}");
+/// Whether every filter is about the tests of this package: `THEME` or `THEME::NAME`.
+pub(crate) fn are_all_themes(project: &Project, filters: &[String]) -> bool {
+    let is_theme = |filter: &String| {
+        let theme = filter.split("::").next().unwrap_or_default();
+        let file = project.root().join("tests").join(format!("{theme}.rs"));
+        !theme.is_empty() && theme != "lib" && file.is_file()
+    };
+    !filters.is_empty() && filters.iter().all(is_theme)
+}
+
+/// The arguments for one theme's program, or `None` when no filter is about it. A filter that
+/// names no theme is a part of a test's name, in whatever theme.
+fn words_for(theme: &str, filters: &[String], themes: &[String]) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    for filter in filters {
+        match filter.split_once("::") {
+            _ if filter == theme => return Some(Vec::new()),
+            Some((first, name)) if first == theme => words.push(name.to_owned()),
+            Some((first, _)) if themes.iter().any(|theme| theme == first) => {}
+            _ if themes.contains(filter) => {}
+            _ => words.push(filter.clone()),
+        }
+    }
+    (filters.is_empty() || !words.is_empty()).then_some(words)
+}
+
+/// The theme of a test program; cargo adds a hash to the name.
+fn theme(program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    name.rsplit_once('-')
+        .map_or_else(|| name.to_string(), |(name, _)| name.to_owned())
 }
 
 fn parse(text: &str) -> Option<Counts> {
@@ -169,6 +192,33 @@ mod tests {
 {"reason":"compiler-artifact","profile":{"test":true},"executable":null}
 {"reason":"build-finished","success":true}"#;
         assert_eq!(executables(messages), [PathBuf::from("/boot-1")]);
+    }
+
+    #[test]
+    fn a_filter_names_a_theme_or_a_test_of_a_theme_or_any_test() {
+        let all = ["boot", "power"].map(str::to_owned);
+        let words = |theme: &str, filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(|&filter| filter.to_owned()).collect();
+            words_for(theme, &filters, &all)
+        };
+        assert_eq!(words("boot", &[]), Some(vec![]));
+        assert_eq!(words("boot", &["boot"]), Some(vec![]));
+        assert_eq!(words("power", &["boot"]), None);
+        assert_eq!(
+            words("boot", &["boot::bzimage"]),
+            Some(vec!["bzimage".to_owned()])
+        );
+        assert_eq!(words("power", &["boot::bzimage"]), None);
+        assert_eq!(words("power", &["reset"]), Some(vec!["reset".to_owned()]));
+        assert_eq!(
+            words("boot", &["boot::a::b", "c"]),
+            Some(vec!["a::b".to_owned(), "c".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_program_says_its_theme() {
+        assert_eq!(theme(Path::new("/target/deps/boot-0123abcd")), "boot");
     }
 
     #[test]

@@ -64,23 +64,17 @@ fn run_all(project: &Project, wish: &Wish, steps: &mut Steps) -> Result<()> {
         steps.check("lints", || lints::check(project))?;
         steps.check("docs", || docs::build(project))?;
     }
-    steps.tests("unit tests", || {
-        let mut test = cargo(project);
-        test.args([
-            "test",
-            "--workspace",
-            "--quiet",
-            "--exclude",
-            guests::PACKAGE,
-        ]);
-        count::run(test.arg("--").args(&wish.filters))
-    })?;
+    if !guests::are_all_themes(project, &wish.filters) {
+        steps.tests("unit tests", || {
+            let mut test = cargo(project);
+            test.args(["test", "--workspace", "--quiet", "--exclude"]);
+            count::run(test.args([guests::PACKAGE, "--"]).args(&wish.filters))
+        })?;
+    }
     steps.tests("guest tests", || {
-        let mut words = wish.filters.clone();
-        if wish.full {
-            words.push("--include-ignored".to_owned());
-        }
-        guests::run(project, &words, wish.binary.clone())
+        let ignored = wish.full.then(|| "--include-ignored".to_owned());
+        let extra: Vec<String> = ignored.into_iter().collect();
+        guests::run(project, &wish.filters, &extra, wish.binary.clone())
     })
 }
 

@@ -377,12 +377,14 @@ pub(super) fn to_clock(clock: &ClockState) -> kvm::kvm_clock_data {
     }
 }
 
-/// Lower and upper half of a message's address.
+/// Lower and upper half of a message's address, as KVM wants them: with bits 8 to 14 of the destination in the
+/// upper half, where guests that run on KVM put them into bits 5 to 11 of the lower one.
 pub(super) fn halves(message: MsiMessage) -> (u32, u32) {
+    const EXTENSION: u32 = 0xfe0;
     #[expect(clippy::cast_possible_truncation, reason = "takes the lower half")]
     let low = message.address as u32;
     let high = (message.address >> 32) as u32;
-    (low, high)
+    (low & !EXTENSION, high | (low & EXTENSION) << 3)
 }
 
 #[cfg(test)]

@@ -157,7 +157,7 @@ impl Builder {
     /// Starts it.
     ///
     /// # Errors
-    /// When a variable of [`env`] is missing, the program cannot be started, or its serial socket
+    /// When a variable of [`env`](mod@crate::env) is missing, the program cannot be started, or its serial socket
     /// does not appear.
     pub fn spawn(mut self) -> Result<Vm> {
         let folder = tempfile::tempdir().context("no temporary folder")?;

@@ -116,8 +116,10 @@ proptest! {
     }
 
     #[test]
-    fn an_address_is_cut_in_halves(address: u64) {
+    fn an_address_is_cut_in_halves_with_the_whole_destination_in_the_upper(address: u64) {
         let (low, high) = halves(MsiMessage { address, data: 0 });
-        prop_assert_eq!(u64::from(high) << 32 | u64::from(low), address);
+        let plain = address & !0xfe0;
+        let extension = (address >> 5 & 0x7f) << 40;
+        prop_assert_eq!(u64::from(high) << 32 | u64::from(low), plain | extension);
     }
 }

@@ -88,15 +88,19 @@ fn a_message_reaches_a_processor_beyond_the_first_256() {
     let mut page = vcpu.lapic().unwrap();
     page[0xf0..0xf4].copy_from_slice(&0x1ff_u32.to_le_bytes());
     vcpu.set_lapic(&page).unwrap();
-    // Bits 0 to 7 of the id in the lower half, the others in the upper.
-    let message = MsiMessage {
-        address: 256 << 32 | 0xfee0_0000 | (300 - 256) << 12,
-        data: 0x55,
-    };
+    // Bits 0 to 7 of the id in their usual place; bit 8 in the upper half, or in the extension of the lower one.
     let msi = vm.msi().unwrap();
-    msi.set(Some(message)).unwrap();
-    msi.trigger().unwrap();
-    assert!(eventually(|| vcpu.lapic().unwrap()[0x222] & 1 << 5 != 0));
+    for (vector, bit_8) in [(0x55, 256 << 32), (0x57, 1 << 5)] {
+        let address = bit_8 | 0xfee0_0000 | (300 - 256) << 12;
+        msi.set(Some(MsiMessage {
+            address,
+            data: vector,
+        }))
+        .unwrap();
+        msi.trigger().unwrap();
+        let bit = 1 << (vector - 0x50);
+        assert!(eventually(|| vcpu.lapic().unwrap()[0x222] & bit != 0));
+    }
 }
 
 #[test]
