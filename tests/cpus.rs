@@ -308,14 +308,17 @@ fn core_scheduling_is_had_refused_or_said_to_have_no_effect() {
 }
 
 #[test]
-fn thousands_of_processors_are_possible_and_as_many_run_as_kvm_permits() {
-    for cpus in ["boot=1,max=255", "boot=1,max=300", "boot=1,max=8192"] {
+fn as_many_processors_are_possible_as_kvm_permits_and_no_more() {
+    for cpus in ["boot=1,max=255", "boot=1,max=300"] {
         cpuid(cpus, 0);
     }
     waiting("boot=300", |vm| vm);
-    match try_cpuid("boot=8192", &[(0, 0)]) {
-        Ok(_) => {}
-        Err(text) => assert!(text.contains("limit of"), "{text}"),
+    // The kernel's limit is a build option, 1024 as a rule.
+    if let Err(text) = try_cpuid("boot=1,max=8192", &[(0, 0)]) {
+        assert!(
+            text.contains("--cpus: max=8192") && text.contains("this host gives a machine at most"),
+            "{text}"
+        );
     }
 }
 
@@ -340,7 +343,12 @@ fn linux_has_two_processors_of_four_possible_and_knows_the_host_by_name() {
         "{sizes}"
     );
     let flags = value(&cpuinfo, "flags");
-    for flag in ["hypervisor", "x2apic", "tsc_deadline_timer", "constant_tsc"] {
+    for flag in [
+        "hypervisor",
+        "x2apic",
+        "tsc_deadline_timer",
+        "tsc_known_freq",
+    ] {
         assert!(has_flag(&flags, flag), "no {flag} in {flags}");
     }
     let nests = has_flag(&flags, "svm") || has_flag(&flags, "vmx");
@@ -366,27 +374,28 @@ fn linux_has_threads_cores_and_packages_as_asked() {
         .spawn()
         .unwrap();
     let mut run = |script: &str| vm.run(script).unwrap().stdout;
+    let cpuinfo = run("cat /proc/cpuinfo");
+    let flags = value(&cpuinfo, "flags");
+    // AMD's kernels learn of threads by a leaf that comes with this flag, and QEMU's emulated
+    // processor has neither; then threads look like cores.
+    let threads = value(&cpuinfo, "vendor_id") != "AuthenticAMD" || has_flag(&flags, "topoext");
+    let [per_core, per_socket] = if threads { ["2", "1"] } else { ["1", "2"] };
     let lscpu = run("lscpu");
     for (name, expected) in [
         ("CPU(s)", "4"),
-        ("Thread(s) per core", "2"),
-        ("Core(s) per socket", "1"),
+        ("Thread(s) per core", per_core),
+        ("Core(s) per socket", per_socket),
         ("Socket(s)", "2"),
     ] {
         assert_eq!(value(&lscpu, name), expected, "{name} in {lscpu}");
     }
     let topology = "cd /sys/devices/system/cpu; for i in 0 1 2 3; do cd cpu$i/topology; \
-                    echo $(cat thread_siblings_list package_cpus_list physical_package_id); \
-                    cd ../..; done";
-    assert_eq!(
-        run(topology),
-        "0-1 0-1 0\n0-1 0-1 0\n2-3 2-3 1\n2-3 2-3 1\n"
-    );
-    // A core's caches are its threads', and no cache spans packages.
+                    echo $(cat package_cpus_list physical_package_id); cd ../..; done";
+    assert_eq!(run(topology), "0-1 0\n0-1 0\n2-3 1\n2-3 1\n");
+    // No cache spans packages.
     let shared = run("cat /sys/devices/system/cpu/cpu3/cache/index*/shared_cpu_list");
-    assert!(shared.lines().all(|list| list == "2-3"), "{shared}");
-    let cpuinfo = run("cat /proc/cpuinfo");
-    let flags = value(&cpuinfo, "flags");
+    let inside = |list: &str| list == "3" || list == "2-3";
+    assert!(shared.lines().all(inside), "{shared}");
     assert!(
         !has_flag(&flags, "svm") && !has_flag(&flags, "vmx"),
         "{flags}"
@@ -397,7 +406,7 @@ fn linux_has_threads_cores_and_packages_as_asked() {
 }
 
 #[test]
-fn linux_has_three_processors_on_hyperv_if_kvm_has_it() {
+fn linux_has_three_processors_and_runs_beside_hyperv() {
     let hyperv = try_cpuid("boot=1,kvm_hyperv=on", &[(0, 0)]).is_ok();
     let cpus = if hyperv {
         "boot=3,kvm_hyperv=on"
@@ -415,9 +424,9 @@ fn linux_has_three_processors_on_hyperv_if_kvm_has_it() {
     ] {
         assert_eq!(value(&lscpu, name), expected, "{name} in {lscpu}");
     }
-    let expected = if hyperv { "Microsoft Hyper-V" } else { "KVM" };
+    // Hyper-V's leaves have the signature "Linux KVM Hv", so that Linux goes on to KVM's own.
     let detected = run("dmesg | grep 'Hypervisor detected'");
-    assert!(detected.contains(expected), "{detected}");
+    assert!(detected.contains("Hypervisor detected: KVM"), "{detected}");
     vm.power_off().unwrap();
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Most guests here are a few instructions long. [`obedient`] takes a letter from its serial port and does what
 //! the letter stands for, so that a test decides when the machine resets and looks at it in between.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -1,14 +1,15 @@
 //! Everything a device may ask of the machine.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisor::{IrqLine, Vm};
 use memory::GuestRam;
-use reactor::{Task, Worker};
+use reactor::Worker;
 use sandbox::{Allow, Filter};
 
-use crate::{Bus, Error, Power, Region, Result, Shared, Target};
+use crate::{Bus, Error, Power, Region, Result, Runner, Shared, Target};
 
 /// Facts about the machine that a configuration may have to fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,6 +119,7 @@ impl fmt::Debug for Board {
 /// The machine, as one device sees it while it is built.
 #[derive(Debug)]
 pub struct Host<'a> {
+    inheritance: Option<Box<dyn Any + Send>>,
     board: &'a Arc<Board>,
     id: String,
     worker_syscalls: &'static [Allow],
@@ -128,10 +130,24 @@ impl<'a> Host<'a> {
     #[must_use]
     pub fn new(board: &'a Arc<Board>, id: String, worker_syscalls: &'static [Allow]) -> Self {
         Self {
+            inheritance: None,
             board,
             id,
             worker_syscalls,
         }
+    }
+
+    /// Adds what the device that had this place before the reset left behind ([`crate::Device::leave`]).
+    #[must_use]
+    pub fn with_inheritance(mut self, inheritance: Option<Box<dyn Any + Send>>) -> Self {
+        self.inheritance = inheritance;
+        self
+    }
+
+    /// What the device that had this place before the reset left behind; `None` at the first start.
+    pub fn inherit<T: Any>(&mut self) -> Option<T> {
+        let inheritance = self.inheritance.take()?;
+        inheritance.downcast().ok().map(|value| *value)
     }
 
     /// The device's id in this machine: `__serial`, `_disk0`.
@@ -252,26 +268,13 @@ impl<'a> Host<'a> {
         EoiGuard(Arc::clone(self.board))
     }
 
-    /// Prepares the device's threads: the name and the filter they run with.
+    /// Prepares a worker for a thread of its own, under the device's filter.
     ///
     /// # Errors
     /// [`Error::Filter`] if the filter cannot be made.
-    pub fn thread_rules(&self) -> Result<Filter> {
-        Ok(Filter::compile(
-            self.board.seccomp,
-            &[sandbox::COMMON, self.worker_syscalls],
-        )?)
-    }
-
-    /// Starts a worker on a thread of its own, under the device's filter.
-    ///
-    /// # Errors
-    /// [`Error::Worker`] if the thread cannot start, [`Error::Filter`] if its filter cannot be made.
-    pub fn spawn<W: Worker>(&self, name: &str, worker: W) -> Result<Task<W>> {
-        Task::spawn(name, self.thread_rules()?, worker).map_err(|source| Error::Worker {
-            name: name.to_owned(),
-            source,
-        })
+    pub fn runner<W: Worker>(&self, name: &str, worker: W) -> Result<Runner<W>> {
+        let rules = Filter::compile(self.board.seccomp, &[sandbox::COMMON, self.worker_syscalls])?;
+        Ok(Runner::new(name, rules, worker))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The two sides of a device: what can be made, and what was made.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
@@ -158,6 +159,12 @@ pub trait Device: Send {
     /// How the guest's firmware tables describe it.
     fn nodes(&self) -> Vec<Node> {
         Vec::new()
+    }
+
+    /// Ends the device but keeps what the host holds of it and the guest's reset does not touch (an open file, a
+    /// connected client), for the device that takes its place: see [`Host::inherit`]. Only while stopped.
+    fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {
+        None
     }
 
     /// What was decided at build time and belongs into the configuration that `vm.info` shows, as members to

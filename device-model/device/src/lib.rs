@@ -21,6 +21,7 @@ mod error;
 mod host;
 mod kind;
 mod power;
+mod runner;
 mod saved;
 
 pub use bus::{Bus, Region, Shared, Target};
@@ -28,4 +29,5 @@ pub use error::{Error, Problem, Result};
 pub use host::{Board, Eoi, EoiGuard, Facts, Host};
 pub use kind::{AnyKind, Device, Kind, Names, NoConfig, OptionNames, Presence, Syscalls};
 pub use power::{Power, PowerEvent};
+pub use runner::Runner;
 pub use saved::Saved;

@@ -69,9 +69,9 @@ impl Pci {
 }
 
 fn bridge(segment: &Arc<Segment>) -> Node {
-    let name = NAMES.get(usize::from(segment.number())).map_or("PC__", |name| {
-        std::str::from_utf8(name).unwrap_or("PC__")
-    });
+    let name = NAMES
+        .get(usize::from(segment.number()))
+        .map_or("PC__", |name| std::str::from_utf8(name).unwrap_or("PC__"));
     let mut node = Node::new(name, AcpiId::Eisa("PNP0A08"));
     node.uid = Some(segment.number().into());
     node.fdt_compatible = Some("pci-host-ecam-generic");
@@ -110,8 +110,16 @@ impl Aml for Bridge {
         let config = layout::PORT_PCI_CONFIG;
         let after = config + layout::PORT_PCI_CONFIG_COUNT;
         // The bridge's own: not passed on.
-        let ports = IO::new(config, config, 1, layout::PORT_PCI_CONFIG_COUNT.to_le_bytes()[0]);
-        let io = [AddressSpace::new_io(0, config - 1, None), AddressSpace::new_io(after, 0xffff, None)];
+        let ports = IO::new(
+            config,
+            config,
+            1,
+            layout::PORT_PCI_CONFIG_COUNT.to_le_bytes()[0],
+        );
+        let io = [
+            AddressSpace::new_io(0, config - 1, None),
+            AddressSpace::new_io(after, 0xffff, None),
+        ];
         let mut resources: Vec<&dyn Aml> = vec![&bus];
         resources.extend(memory.iter().map(|range| range as &dyn Aml));
         if self.io {

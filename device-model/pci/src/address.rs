@@ -24,7 +24,21 @@ mod tests {
 
     #[test]
     fn is_written_as_everybody_writes_it() {
-        assert_eq!(PciAddress { segment: 0, device: 31 }.to_string(), "0000:00:1f.0");
-        assert_eq!(PciAddress { segment: 0x5f, device: 2 }.to_string(), "005f:00:02.0");
+        assert_eq!(
+            PciAddress {
+                segment: 0,
+                device: 31
+            }
+            .to_string(),
+            "0000:00:1f.0"
+        );
+        assert_eq!(
+            PciAddress {
+                segment: 0x5f,
+                device: 2
+            }
+            .to_string(),
+            "005f:00:02.0"
+        );
     }
 }

@@ -89,6 +89,9 @@ struct Bar {
     register: u64,
     /// The last address that worked.
     home: u64,
+    /// The one that worked before the lower half was written last: a move by halves goes over an address that
+    /// nobody wants, and back to here if it fails.
+    origin: u64,
     /// While it is decoded: the guard of its range on the bus, at this address.
     mapped: Option<(u64, Region)>,
 }
@@ -119,14 +122,27 @@ impl Bars {
     ) -> Result<()> {
         let end = index + kind.registers();
         if end > COUNT || (index..end).any(|register| self.find(register).is_some()) {
-            return Err(Error::Design("a BAR register is used twice, or does not exist"));
+            return Err(Error::Design(
+                "a BAR register is used twice, or does not exist",
+            ));
         }
         let (size, home) = (span.size(), span.start());
         if !size.is_power_of_two() || size < kind.smallest() {
-            return Err(Error::Design("the size of a BAR is a power of two, at least 16, for ports 4"));
+            return Err(Error::Design(
+                "the size of a BAR is a power of two, at least 16, for ports 4",
+            ));
         }
-        self.bars[index] =
-            Some(Bar { kind, size, bus, contents, span, register: home, home, mapped: None });
+        self.bars[index] = Some(Bar {
+            kind,
+            size,
+            bus,
+            contents,
+            span,
+            register: home,
+            home,
+            origin: home,
+            mapped: None,
+        });
         Ok(())
     }
 
@@ -138,18 +154,27 @@ impl Bars {
     /// The address of a BAR, while it is decoded.
     #[cfg(test)]
     pub(crate) fn mapped_at(&self, index: usize) -> Option<u64> {
-        self.bars.get(index)?.as_ref()?.mapped.as_ref().map(|(address, _)| *address)
+        self.bars
+            .get(index)?
+            .as_ref()?
+            .mapped
+            .as_ref()
+            .map(|(address, _)| *address)
     }
 
     /// The guest reads a register. One without a BAR is 0.
     pub(crate) fn read(&self, register: usize) -> u32 {
-        let Some((index, half)) = self.find(register) else { return 0 };
+        let Some((index, half)) = self.find(register) else {
+            return 0;
+        };
         self.bars[index].as_ref().map_or(0, |bar| bar.read(half))
     }
 
     /// The guest writes a register. `memory` and `io` say which address spaces are decoded.
     pub(crate) fn write(&mut self, register: usize, value: u32, memory: bool, io: bool) {
-        let Some((index, half)) = self.find(register) else { return };
+        let Some((index, half)) = self.find(register) else {
+            return;
+        };
         if let Some(bar) = &mut self.bars[index] {
             let decoded = if bar.is_io() { io } else { memory };
             bar.write(half, value, decoded);
@@ -173,7 +198,11 @@ impl Bars {
             .zip(&self.bars)
             .filter_map(|(index, bar)| {
                 let bar = bar.as_ref()?;
-                Some(BarState { index, register: bar.register, address: bar.home })
+                Some(BarState {
+                    index,
+                    register: bar.register,
+                    address: bar.home,
+                })
             })
             .collect()
     }
@@ -182,12 +211,16 @@ impl Bars {
     pub(crate) fn check(&self, states: &[BarState]) -> Result<()> {
         let here = self.bars.iter().flatten().count();
         let known = |state: &BarState| {
-            self.bars.get(usize::from(state.index)).is_some_and(Option::is_some)
+            self.bars
+                .get(usize::from(state.index))
+                .is_some_and(Option::is_some)
         };
         if states.len() == here && states.iter().all(known) {
             return Ok(());
         }
-        Err(Error::State(format!("it has {here} BARs, the state others")))
+        Err(Error::State(format!(
+            "it has {here} BARs, the state others"
+        )))
     }
 
     /// Puts checked states back. Nothing is decoded before and after.
@@ -196,6 +229,7 @@ impl Bars {
             if let Some(Some(bar)) = self.bars.get_mut(usize::from(state.index)) {
                 bar.register = state.register & bar.address_mask();
                 bar.home = state.address & bar.address_mask();
+                bar.origin = bar.home;
             }
         }
     }
@@ -218,7 +252,11 @@ impl Bar {
 
     /// The bits of the register that the guest can set: those of an address that is a multiple of the size.
     fn address_mask(&self) -> u64 {
-        let width = if self.kind == BarKind::Memory64 { u64::MAX } else { u32::MAX.into() };
+        let width = if self.kind == BarKind::Memory64 {
+            u64::MAX
+        } else {
+            u32::MAX.into()
+        };
         width & !(self.size - 1)
     }
 
@@ -237,24 +275,36 @@ impl Bar {
             Half::High => join(low, value),
         };
         self.register = register & self.address_mask();
+        if half == Half::Low {
+            self.origin = self.home;
+        }
         if !decoded {
             return;
         }
-        let Err(refusal) = self.place(self.register) else { return };
+        let Err(refusal) = self.place(self.register) else {
+            return;
+        };
         // The size is asked for with all ones. And the first half of a move may lead nowhere by itself.
         let asks_size = value | self.kind.type_bits() | 0xf == u32::MAX;
         let to_be_continued = self.kind == BarKind::Memory64 && half == Half::Low;
         if !asks_size && !to_be_continued {
+            // If another one is there by now, it stays on half of the way.
+            let _ = self.place(self.origin);
             self.roll_back(&refusal);
         }
     }
 
     /// Decoding was turned on.
     fn appear(&mut self) {
-        let Err(refusal) = self.place(self.register) else { return };
+        let Err(refusal) = self.place(self.register) else {
+            return;
+        };
         self.roll_back(&refusal);
         if let Err(refusal) = self.place(self.home) {
-            telemetry::warn!("PCI: a device's registers at {:#x} cannot be reached: {refusal}", self.home);
+            telemetry::warn!(
+                "PCI: a device's registers at {:#x} cannot be reached: {refusal}",
+                self.home
+            );
         }
     }
 
@@ -311,7 +361,10 @@ enum Misplaced {
 
 fn halves(value: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 fn join(low: u32, high: u32) -> u64 {

@@ -90,7 +90,10 @@ impl Target for Ecam {
 
 impl ConfigPorts {
     pub(crate) fn new(segment: Arc<Segment>) -> Self {
-        Self { segment, address: 0 }
+        Self {
+            segment,
+            address: 0,
+        }
     }
 
     /// What an access of `len` bytes at port `offset` goes to, if that is configuration space.
@@ -114,7 +117,9 @@ impl Target for ConfigPorts {
         if offset == 0 && data.len() == 4 {
             data.copy_from_slice(&self.address.to_le_bytes());
         } else if let Some(place) = self.place(offset, data.len()) {
-            with_function(&self.segment, place, |function| function.read(place.register, data));
+            with_function(&self.segment, place, |function| {
+                function.read(place.register, data);
+            });
         }
     }
 
@@ -123,7 +128,9 @@ impl Target for ConfigPorts {
             // The address register takes whole writes only; 0xcf9 inside of it is no reset register here.
             self.address = u32::from_le_bytes([a, b, c, d]) & ADDRESS_BITS;
         } else if let Some(place) = self.place(offset, data.len()) {
-            with_function(&self.segment, place, |function| function.write(place.register, data));
+            with_function(&self.segment, place, |function| {
+                function.write(place.register, data);
+            });
         }
     }
 }

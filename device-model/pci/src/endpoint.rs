@@ -9,8 +9,8 @@ use crate::bar::{self, Bars};
 use crate::msix::MsixCapability;
 use crate::window::Window;
 use crate::{
-    BarKind, BarState, Capability, CapabilityId, Contents, Error, Function, Msix, MsixState, Result,
-    Segment,
+    BarKind, BarState, Capability, CapabilityId, Contents, Error, Function, Msix, MsixState,
+    Result, Segment,
 };
 
 #[cfg(test)]
@@ -110,7 +110,12 @@ impl<'a> EndpointBuilder<'a> {
         endpoint.let_write(COMMAND, &COMMAND_WRITABLE);
         endpoint.let_write(CACHE_LINE_SIZE, &[0xff]);
         endpoint.let_write(INTERRUPT_LINE, &[0xff]);
-        Self { segment, endpoint, next: FIRST_CAPABILITY, pointer: CAPABILITIES }
+        Self {
+            segment,
+            endpoint,
+            next: FIRST_CAPABILITY,
+            pointer: CAPABILITIES,
+        }
     }
 
     /// Adds a BAR with `size` bytes of registers. Its first address is a multiple of `size`, and of `align` if
@@ -130,7 +135,9 @@ impl<'a> EndpointBuilder<'a> {
         let window: &Window = self.segment.window(kind)?;
         let span = window.allocate(size, align.max(size))?;
         let bus = self.segment.bus(kind);
-        self.endpoint.bars.add(index, kind, bus, span, Box::new(contents))?;
+        self.endpoint
+            .bars
+            .add(index, kind, bus, span, Box::new(contents))?;
         Ok(self)
     }
 
@@ -147,7 +154,8 @@ impl<'a> EndpointBuilder<'a> {
         };
         self.endpoint.set(start, &[id as u8, 0]);
         self.endpoint.set(start + 2, body);
-        self.endpoint.let_write(start + 2, &writable[..writable.len().min(body.len())]);
+        self.endpoint
+            .let_write(start + 2, &writable[..writable.len().min(body.len())]);
         self.endpoint.set(self.pointer, &[offset]);
         self.endpoint.bytes[STATUS] |= HAS_CAPABILITIES;
         self.pointer = start + 1;
@@ -168,7 +176,9 @@ impl<'a> EndpointBuilder<'a> {
     ) -> Result<u8> {
         let offset = self.capability(id, body, writable)?;
         let start = usize::from(offset);
-        self.endpoint.capabilities.push((start..start + 2 + body.len(), Box::new(handler)));
+        self.endpoint
+            .capabilities
+            .push((start..start + 2 + body.len(), Box::new(handler)));
         Ok(offset)
     }
 
@@ -182,7 +192,9 @@ impl<'a> EndpointBuilder<'a> {
             if usize::from(bar) < bar::COUNT && offset % 8 == 0 {
                 Ok((offset | u32::from(bar)).to_le_bytes())
             } else {
-                Err(Error::Design("MSI-X structures are in one of six BARs, at multiples of 8"))
+                Err(Error::Design(
+                    "MSI-X structures are in one of six BARs, at multiples of 8",
+                ))
             }
         };
         let mut body = msix.control().to_vec();
@@ -236,13 +248,20 @@ impl Endpoint {
     /// [`Error::State`] if it is of a function with other BARs or vectors; nothing has changed then.
     pub fn restore(&mut self, state: &EndpointState) -> Result<()> {
         let config: &[u8; SPACE] = state.config.as_slice().try_into().map_err(|_| {
-            Error::State(format!("it has {} bytes of configuration space", state.config.len()))
+            Error::State(format!(
+                "it has {} bytes of configuration space",
+                state.config.len()
+            ))
         })?;
         self.bars.check(&state.bars)?;
         match (&self.msix, &state.msix) {
             (Some(msix), Some(state)) => msix.restore(state)?,
             (None, None) => {}
-            _ => return Err(Error::State("one of them has MSI-X and the other has not".into())),
+            _ => {
+                return Err(Error::State(
+                    "one of them has MSI-X and the other has not".into(),
+                ));
+            }
         }
         for ((byte, saved), writable) in self.bytes.iter_mut().zip(config).zip(&self.writable) {
             *byte = (*byte & !writable) | (saved & writable);
@@ -280,11 +299,17 @@ impl Endpoint {
         act: impl FnOnce(&mut dyn Capability, &mut [u8], usize, usize),
     ) {
         let mut capabilities = self.capabilities.iter_mut();
-        let found = capabilities.find(|(place, _)| place.start < range.end && range.start < place.end);
+        let found =
+            capabilities.find(|(place, _)| place.start < range.end && range.start < place.end);
         if let Some((place, handler)) = found {
             let start = range.start.max(place.start) - place.start;
             let end = range.end.min(place.end) - place.start;
-            act(&mut **handler, &mut self.bytes[place.clone()], start, end - start);
+            act(
+                &mut **handler,
+                &mut self.bytes[place.clone()],
+                start,
+                end - start,
+            );
         }
     }
 
@@ -295,7 +320,8 @@ impl Endpoint {
             *byte = *value;
         }
         let (memory, io) = self.decoded();
-        self.bars.write(register, u32::from_le_bytes(bytes), memory, io);
+        self.bars
+            .write(register, u32::from_le_bytes(bytes), memory, io);
     }
 }
 
@@ -308,18 +334,24 @@ fn accessed(offset: u16, len: usize) -> Option<Range<usize>> {
 
 impl Function for Endpoint {
     fn read(&mut self, offset: u16, data: &mut [u8]) {
-        let Some(range) = accessed(offset, data.len()) else { return };
+        let Some(range) = accessed(offset, data.len()) else {
+            return;
+        };
         if BARS.contains(&range.start) {
             let bytes = self.bars.read((range.start - BARS.start) / 4).to_le_bytes();
             data.copy_from_slice(&bytes[range.start % 4..][..range.len()]);
             return;
         }
-        self.handle(&range, |handler, bytes, start, len| handler.reading(bytes, start, len));
+        self.handle(&range, |handler, bytes, start, len| {
+            handler.reading(bytes, start, len);
+        });
         data.copy_from_slice(&self.bytes[range]);
     }
 
     fn write(&mut self, offset: u16, data: &[u8]) {
-        let Some(range) = accessed(offset, data.len()) else { return };
+        let Some(range) = accessed(offset, data.len()) else {
+            return;
+        };
         if BARS.contains(&range.start) {
             return self.write_bar(range.start, data);
         }
@@ -330,6 +362,8 @@ impl Function for Endpoint {
         if range.contains(&COMMAND) {
             self.apply_command();
         }
-        self.handle(&range, |handler, bytes, start, len| handler.written(bytes, start, len));
+        self.handle(&range, |handler, bytes, start, len| {
+            handler.written(bytes, start, len);
+        });
     }
 }

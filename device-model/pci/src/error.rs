@@ -26,7 +26,9 @@ pub enum Error {
     #[error("all 32 PCI slots of segment {0} are taken: use another pci_segment")]
     NoFreeSlot(u16),
     /// The slot asked for does not exist, is the host bridge's or is taken.
-    #[error("PCI slot {address} cannot be had: {why}; choose another pci_device_id or leave it out")]
+    #[error(
+        "PCI slot {address} cannot be had: {why}; choose another pci_device_id or leave it out"
+    )]
     Slot {
         /// Where.
         address: PciAddress,
@@ -72,6 +74,9 @@ pub enum Error {
 
 impl From<Error> for device::Error {
     fn from(error: Error) -> Self {
-        Self::Backend { what: "cannot put the device on PCI".into(), source: Box::new(error) }
+        Self::Backend {
+            what: "cannot put the device on PCI".into(),
+            source: Box::new(error),
+        }
     }
 }

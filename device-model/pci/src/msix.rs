@@ -121,7 +121,14 @@ impl Msix {
         let entry = |_| {
             let line = interrupts.vector().map_err(Error::Vector)?;
             let (address, data, told) = (0, 0, None);
-            Ok(Mutex::new(Entry { address, data, masked: true, pending: false, line, told }))
+            Ok(Mutex::new(Entry {
+                address,
+                data,
+                masked: true,
+                pending: false,
+                line,
+                told,
+            }))
         };
         Ok(Self {
             vectors: (0..count).map(entry).collect::<Result<_>>()?,
@@ -145,7 +152,9 @@ impl Msix {
     /// Signals a vector. A vector that does not exist, and any vector while the function does not use MSI-X,
     /// goes nowhere.
     pub fn trigger(&self, vector: u16) {
-        let Some(mut entry) = self.entry(vector.into()) else { return };
+        let Some(mut entry) = self.entry(vector.into()) else {
+            return;
+        };
         if self.is_enabled() {
             entry.pending = true;
             self.settle(&mut entry);
@@ -155,15 +164,23 @@ impl Msix {
     /// A guest's read of the table, `offset` bytes from its start. Aligned accesses of 4 and 8 bytes only;
     /// for others `data` stays as it is.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
-        let Some((index, field)) = place(offset, data.len()) else { return };
-        let Some(entry) = self.entry(index) else { return };
+        let Some((index, field)) = place(offset, data.len()) else {
+            return;
+        };
+        let Some(entry) = self.entry(index) else {
+            return;
+        };
         data.copy_from_slice(&entry.bytes()[field..field + data.len()]);
     }
 
     /// A guest's write to the table. Aligned accesses of 4 and 8 bytes only; others are lost.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
-        let Some((index, field)) = place(offset, data.len()) else { return };
-        let Some(mut entry) = self.entry(index) else { return };
+        let Some((index, field)) = place(offset, data.len()) else {
+            return;
+        };
+        let Some(mut entry) = self.entry(index) else {
+            return;
+        };
         let mut bytes = entry.bytes();
         bytes[field..field + data.len()].copy_from_slice(data);
         entry.put(&bytes);
@@ -175,10 +192,13 @@ impl Msix {
         if !is_aligned(offset, data.len()) {
             return;
         }
-        for (byte, value) in (offset..).zip(data) {
-            let first = usize::try_from(byte).unwrap_or(usize::MAX).saturating_mul(8);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (byte, value) in data.iter_mut().enumerate() {
+            let first = start.saturating_add(byte).saturating_mul(8);
             *value = (0..8).fold(0, |bits, bit| {
-                let pending = self.entry(first.saturating_add(bit)).is_some_and(|entry| entry.pending);
+                let pending = self
+                    .entry(first.saturating_add(bit))
+                    .is_some_and(|entry| entry.pending);
                 bits | u8::from(pending) << bit
             });
         }
@@ -186,7 +206,9 @@ impl Msix {
 
     /// The two bytes of message control.
     pub(crate) fn control(&self) -> [u8; 2] {
-        let [low, mut high] = u16::try_from(self.vectors.len() - 1).unwrap_or(0).to_le_bytes();
+        let [low, mut high] = u16::try_from(self.vectors.len() - 1)
+            .unwrap_or(0)
+            .to_le_bytes();
         if self.is_enabled() {
             high |= ENABLE;
         }
@@ -198,7 +220,8 @@ impl Msix {
 
     fn set_control(&self, high: u8) {
         self.enabled.store(high & ENABLE != 0, Ordering::Release);
-        self.function_mask.store(high & FUNCTION_MASK != 0, Ordering::Release);
+        self.function_mask
+            .store(high & FUNCTION_MASK != 0, Ordering::Release);
         for vector in &self.vectors {
             self.settle(&mut lock(vector));
         }
@@ -218,8 +241,19 @@ impl Msix {
     pub fn save(&self) -> MsixState {
         let state = |vector: &Mutex<Entry>| {
             let entry = lock(vector);
-            let Entry { address, data, masked, pending, .. } = *entry;
-            VectorState { address, data, masked, pending }
+            let Entry {
+                address,
+                data,
+                masked,
+                pending,
+                ..
+            } = *entry;
+            VectorState {
+                address,
+                data,
+                masked,
+                pending,
+            }
         };
         MsixState {
             enabled: self.is_enabled(),
@@ -235,10 +269,13 @@ impl Msix {
     pub fn restore(&self, state: &MsixState) -> Result<()> {
         if state.vectors.len() != self.vectors.len() {
             let (there, here) = (state.vectors.len(), self.vectors.len());
-            return Err(Error::State(format!("it has {there} vectors instead of {here}")));
+            return Err(Error::State(format!(
+                "it has {there} vectors instead of {here}"
+            )));
         }
         self.enabled.store(state.enabled, Ordering::Release);
-        self.function_mask.store(state.function_mask, Ordering::Release);
+        self.function_mask
+            .store(state.function_mask, Ordering::Release);
         for (vector, state) in self.vectors.iter().zip(&state.vectors) {
             let mut entry = lock(vector);
             entry.address = state.address & !3;
@@ -262,12 +299,18 @@ impl Msix {
         if !self.is_open(entry) {
             return;
         }
-        let message = MsiMessage { address: entry.address, data: entry.data };
+        let message = MsiMessage {
+            address: entry.address,
+            data: entry.data,
+        };
         if entry.told != Some(message) {
             entry.told = Some(message);
             if let Err(error) = entry.line.set(entry.told) {
                 entry.told = None;
-                telemetry::error!("cannot route an interrupt: {}", telemetry::chain(&error).join(": "));
+                telemetry::error!(
+                    "cannot route an interrupt: {}",
+                    telemetry::chain(&error).join(": ")
+                );
             }
         }
         if entry.pending {
@@ -280,7 +323,10 @@ impl Entry {
     fn send(&mut self) {
         self.pending = false;
         if let Err(error) = self.line.trigger() {
-            telemetry::error!("an interrupt is lost: {}", telemetry::chain(&error).join(": "));
+            telemetry::error!(
+                "an interrupt is lost: {}",
+                telemetry::chain(&error).join(": ")
+            );
         }
     }
 

@@ -104,7 +104,10 @@ impl Pci {
             )
             .map_err(|error| Error::Bus(Box::new(error)))?;
         windows.push(region);
-        Ok(Self { segments, _windows: windows })
+        Ok(Self {
+            segments,
+            _windows: windows,
+        })
     }
 
     /// A segment by number.
@@ -115,7 +118,10 @@ impl Pci {
         let count = self.segments.len();
         self.segments
             .get(usize::from(number))
-            .ok_or(Error::NoSegment { segment: number, count })
+            .ok_or(Error::NoSegment {
+                segment: number,
+                count,
+            })
     }
 
     /// All segments, by number.
@@ -126,7 +132,9 @@ impl Pci {
 
 impl fmt::Debug for Pci {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pci").field("segments", &self.segments).finish_non_exhaustive()
+        f.debug_struct("Pci")
+            .field("segments", &self.segments)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,18 +143,30 @@ fn share_of(range: &Range<u64>, number: u16, count: u16, align: u64) -> Result<R
     let size = range.end.saturating_sub(range.start);
     let each = (size / u64::from(count)) & !(align - 1);
     if each == 0 {
-        return Err(Error::NoWindow { segments: count, size });
+        return Err(Error::NoWindow {
+            segments: count,
+            size,
+        });
     }
     let start = range.start + u64::from(number) * each;
     // What cannot be shared equally is the last one's.
-    let end = if number + 1 == count { range.end } else { start + each };
+    let end = if number + 1 == count {
+        range.end
+    } else {
+        start + each
+    };
     Ok(start..end)
 }
 
 impl Segment {
     fn new(number: u16, ports: &Arc<Bus>, memory: &Arc<Bus>, plan: &Layout) -> Result<Self> {
         let memory32 = share_of(&plan.memory32, number, plan.segments, SHARE_ALIGN_32)?;
-        let memory64 = share_of(&plan.memory64, number, plan.segments, layout::DEVICE_AREA_ALIGN)?;
+        let memory64 = share_of(
+            &plan.memory64,
+            number,
+            plan.segments,
+            layout::DEVICE_AREA_ALIGN,
+        )?;
         Ok(Self {
             number,
             slots: Mutex::default(),
@@ -217,7 +237,10 @@ impl Segment {
             }
         };
         slots.taken |= 1 << device;
-        Ok(Slot { segment: Arc::clone(self), device })
+        Ok(Slot {
+            segment: Arc::clone(self),
+            device,
+        })
     }
 
     fn check_free(&self, slots: &Slots, device: u8) -> Result<u8> {
@@ -227,7 +250,13 @@ impl Segment {
             _ if slots.taken & 1 << device != 0 => "another device is there",
             _ => return Ok(device),
         };
-        Err(Error::Slot { address: PciAddress { segment: self.number, device }, why })
+        Err(Error::Slot {
+            address: PciAddress {
+                segment: self.number,
+                device,
+            },
+            why,
+        })
     }
 
     /// The function in a slot.
@@ -239,12 +268,19 @@ impl Segment {
         match kind {
             BarKind::Memory32 => Ok(&self.memory32),
             BarKind::Memory64 => Ok(&self.memory64),
-            BarKind::Io => self.io.as_ref().ok_or(Error::Design("only segment 0 has I/O ports")),
+            BarKind::Io => self
+                .io
+                .as_ref()
+                .ok_or(Error::Design("only segment 0 has I/O ports")),
         }
     }
 
     pub(crate) fn bus(&self, kind: BarKind) -> Arc<Bus> {
-        Arc::clone(if kind == BarKind::Io { &self.port_bus } else { &self.memory_bus })
+        Arc::clone(if kind == BarKind::Io {
+            &self.port_bus
+        } else {
+            &self.memory_bus
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -272,7 +308,10 @@ impl Slot {
     /// Where it is.
     #[must_use]
     pub fn address(&self) -> PciAddress {
-        PciAddress { segment: self.segment.number, device: self.device }
+        PciAddress {
+            segment: self.segment.number,
+            device: self.device,
+        }
     }
 
     /// The segment it is in.

@@ -48,7 +48,12 @@ impl Window {
     /// The addresses `range` of segment number `segment`, called `name` in messages.
     #[must_use]
     pub fn new(name: &'static str, segment: u16, range: Range<u64>) -> Self {
-        Self(Arc::new(Shared { name, segment, range, spans: Mutex::default() }))
+        Self(Arc::new(Shared {
+            name,
+            segment,
+            range,
+            spans: Mutex::default(),
+        }))
     }
 
     /// All addresses, used or not.
@@ -63,18 +68,33 @@ impl Window {
     /// [`Error::NoSpace`], and [`Error::Design`] if `align` is not a power of two or `size` is 0.
     pub fn allocate(&self, size: u64, align: u64) -> Result<Span> {
         if size == 0 || !align.is_power_of_two() {
-            return Err(Error::Design("a range of addresses needs a size, and a power of two to align to"));
+            return Err(Error::Design(
+                "a range of addresses needs a size, and a power of two to align to",
+            ));
         }
         let mut spans = self.0.lock();
-        let start = self.0.highest_free(&spans, size, align).ok_or(Error::NoSpace {
-            window: self.0.name,
-            segment: self.0.segment,
-            size,
-        })?;
+        let start = self
+            .0
+            .highest_free(&spans, size, align)
+            .ok_or(Error::NoSpace {
+                window: self.0.name,
+                segment: self.0.segment,
+                size,
+            })?;
         let key = spans.next;
         spans.next += 1;
-        spans.taken.insert(key, Taken { start, size, decoded: false });
-        Ok(Span { window: Arc::clone(&self.0), key })
+        spans.taken.insert(
+            key,
+            Taken {
+                start,
+                size,
+                decoded: false,
+            },
+        );
+        Ok(Span {
+            window: Arc::clone(&self.0),
+            key,
+        })
     }
 }
 
@@ -90,7 +110,11 @@ impl Shared {
             if start < self.range.start {
                 return None;
             }
-            let Some(other) = spans.taken.values().find(|taken| taken.overlaps(start, size)) else {
+            let Some(other) = spans
+                .taken
+                .values()
+                .find(|taken| taken.overlaps(start, size))
+            else {
                 return Some(start);
             };
             // Strictly below what was tried, because it overlaps that: the loop ends.
@@ -100,7 +124,9 @@ impl Shared {
 
     fn contains(&self, start: u64, size: u64) -> bool {
         start >= self.range.start
-            && start.checked_add(size).is_some_and(|end| end <= self.range.end)
+            && start
+                .checked_add(size)
+                .is_some_and(|end| end <= self.range.end)
     }
 }
 
@@ -123,8 +149,17 @@ pub struct Span {
 impl Span {
     fn taken(&self) -> Taken {
         // The entry is made with the span and removed when it is dropped.
-        let none = Taken { start: 0, size: 0, decoded: false };
-        self.window.lock().taken.get(&self.key).copied().unwrap_or(none)
+        let none = Taken {
+            start: 0,
+            size: 0,
+            decoded: false,
+        };
+        self.window
+            .lock()
+            .taken
+            .get(&self.key)
+            .copied()
+            .unwrap_or(none)
     }
 
     /// First address.
@@ -142,17 +177,27 @@ impl Span {
     /// Moves to `start` and is decoded there, or stays as it is.
     pub(crate) fn decode_at(&self, start: u64) -> std::result::Result<(), Refusal> {
         let mut spans = self.window.lock();
-        let Some(size) = spans.taken.get(&self.key).map(|taken| taken.size) else { return Ok(()) };
+        let Some(size) = spans.taken.get(&self.key).map(|taken| taken.size) else {
+            return Ok(());
+        };
         if !self.window.contains(start, size) {
             return Err(Refusal::Outside(self.window.name));
         }
-        let other = spans.taken.iter().find(|(key, taken)| {
-            **key != self.key && taken.decoded && taken.overlaps(start, size)
-        });
+        let other = spans
+            .taken
+            .iter()
+            .find(|(key, taken)| **key != self.key && taken.decoded && taken.overlaps(start, size));
         if let Some((_, other)) = other {
             return Err(Refusal::Taken(other.start));
         }
-        spans.taken.insert(self.key, Taken { start, size, decoded: true });
+        spans.taken.insert(
+            self.key,
+            Taken {
+                start,
+                size,
+                decoded: true,
+            },
+        );
         Ok(())
     }
 
@@ -186,7 +231,10 @@ mod tests {
         let first = window.allocate(0x1000, 0x1000).unwrap();
         let second = window.allocate(0x10, 0x10).unwrap();
         let third = window.allocate(0x1000, 0x1000).unwrap();
-        assert_eq!([first.start(), second.start(), third.start()], [0x8000, 0x7ff0, 0x6000]);
+        assert_eq!(
+            [first.start(), second.start(), third.start()],
+            [0x8000, 0x7ff0, 0x6000]
+        );
         drop(first);
         assert_eq!(window.allocate(0x800, 0x800).unwrap().start(), 0x8800);
     }

@@ -69,13 +69,23 @@ impl Chain {
     /// Reads from the first byte on. Ends after [`Chain::readable_len`] bytes.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
-        Reader(Cursor { ram: &self.ram, buffers: self.readable(), offset: 0, done: 0 })
+        Reader(Cursor {
+            ram: &self.ram,
+            buffers: self.readable(),
+            offset: 0,
+            done: 0,
+        })
     }
 
     /// Writes from the first byte on. Ends after [`Chain::writable_len`] bytes.
     #[must_use]
     pub fn writer(&mut self) -> Writer<'_> {
-        Writer(Cursor { ram: &self.ram, buffers: &self.buffers[self.readable..], offset: 0, done: 0 })
+        Writer(Cursor {
+            ram: &self.ram,
+            buffers: &self.buffers[self.readable..],
+            offset: 0,
+            done: 0,
+        })
     }
 }
 
@@ -115,7 +125,8 @@ impl Cursor<'_> {
             let left = buffer.len - self.offset;
             let count = left.min(u32::try_from(len - moved).unwrap_or(u32::MAX));
             let range = moved..moved + count as usize;
-            act(self.ram, buffer.address + u64::from(self.offset), range).map_err(io::Error::other)?;
+            act(self.ram, buffer.address + u64::from(self.offset), range)
+                .map_err(io::Error::other)?;
             moved += count as usize;
             self.done += count;
             self.offset += count;
@@ -134,7 +145,9 @@ pub struct Reader<'a>(Cursor<'a>);
 
 impl io::Read for Reader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.0.advance(out.len(), |ram, address, range| ram.read(address, &mut out[range]))
+        self.0.advance(out.len(), |ram, address, range| {
+            ram.read(address, &mut out[range])
+        })
     }
 }
 
@@ -152,7 +165,9 @@ impl Writer<'_> {
 
 impl io::Write for Writer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.advance(bytes.len(), |ram, address, range| ram.write(address, &bytes[range]))
+        self.0.advance(bytes.len(), |ram, address, range| {
+            ram.write(address, &bytes[range])
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

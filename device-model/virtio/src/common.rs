@@ -4,6 +4,8 @@
 //! [`Phase::Setup`] queues are plain numbers with nothing behind them, in [`Phase::Active`] they are rings made of
 //! checked numbers, and nothing leads from one to the other but [`Common::activate`].
 
+mod saved;
+
 use std::sync::Arc;
 
 use memory::GuestRam;
@@ -11,7 +13,6 @@ use reactor::Kick;
 
 use crate::line::PciLine;
 use crate::ring::RingParts;
-use crate::state::{QueueState, TransportState};
 use crate::{Error, Line, QueueSetup, Result, Ring, feature};
 
 /// Device status bits (VIRTIO 1.3, 2.1).
@@ -135,20 +136,46 @@ impl Common {
     pub(crate) fn image(&self, line: &PciLine) -> [u8; END] {
         let mut image = [0; END];
         let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-        put(DEVICE_FEATURE_SELECT, &self.device_feature_select.to_le_bytes());
-        put(DEVICE_FEATURE, &half(self.offered, self.device_feature_select).to_le_bytes());
-        put(DRIVER_FEATURE_SELECT, &self.driver_feature_select.to_le_bytes());
-        put(DRIVER_FEATURE, &half(self.driver_features, self.driver_feature_select).to_le_bytes());
+        put(
+            DEVICE_FEATURE_SELECT,
+            &self.device_feature_select.to_le_bytes(),
+        );
+        put(
+            DEVICE_FEATURE,
+            &half(self.offered, self.device_feature_select).to_le_bytes(),
+        );
+        put(
+            DRIVER_FEATURE_SELECT,
+            &self.driver_feature_select.to_le_bytes(),
+        );
+        put(
+            DRIVER_FEATURE,
+            &half(self.driver_features, self.driver_feature_select).to_le_bytes(),
+        );
         put(CONFIG_VECTOR, &line.config_vector().to_le_bytes());
-        put(NUM_QUEUES, &u16::try_from(self.max_sizes.len()).unwrap_or(u16::MAX).to_le_bytes());
-        let needs_reset = if line.is_reset_needed() { status::NEEDS_RESET } else { 0 };
+        put(
+            NUM_QUEUES,
+            &u16::try_from(self.max_sizes.len())
+                .unwrap_or(u16::MAX)
+                .to_le_bytes(),
+        );
+        let needs_reset = if line.is_reset_needed() {
+            status::NEEDS_RESET
+        } else {
+            0
+        };
         put(DEVICE_STATUS, &[self.status | needs_reset]);
         put(CONFIG_GENERATION, &[line.generation()]);
         put(QUEUE_SELECT, &self.queue_select.to_le_bytes());
         // A queue that does not exist has size 0 (VIRTIO 1.3, 4.1.4.3.1).
-        let Some(queue) = self.setup(self.queue_select) else { return image };
+        let Some(queue) = self.setup(self.queue_select) else {
+            return image;
+        };
         put(QUEUE_SIZE, &queue.size.to_le_bytes());
-        put(QUEUE_VECTOR, &line.queue_vector(self.queue_select).to_le_bytes());
+        put(
+            QUEUE_VECTOR,
+            &line.queue_vector(self.queue_select).to_le_bytes(),
+        );
         put(QUEUE_ENABLE, &u16::from(queue.enabled).to_le_bytes());
         put(QUEUE_NOTIFY_OFF, &self.queue_select.to_le_bytes());
         put(QUEUE_DESC, &queue.descriptors.to_le_bytes());
@@ -178,7 +205,11 @@ impl Common {
             QUEUE_SELECT => self.queue_select = value,
             QUEUE_VECTOR => line.set_queue_vector(self.queue_select, value),
             QUEUE_SIZE => {
-                let max = self.max_sizes.get(usize::from(self.queue_select)).copied().unwrap_or(0);
+                let max = self
+                    .max_sizes
+                    .get(usize::from(self.queue_select))
+                    .copied()
+                    .unwrap_or(0);
                 if value.is_power_of_two() && value <= max {
                     self.change_queue(|queue| queue.size = value);
                 } else {
@@ -266,7 +297,9 @@ impl Common {
         };
         // Nothing changes between being enabled and being used.
         let Some(setup) = setup.filter(|setup| !setup.enabled) else {
-            telemetry::debug!("virtio: the driver changes queue {index}, which is in use or does not exist");
+            telemetry::debug!(
+                "virtio: the driver changes queue {index}, which is in use or does not exist"
+            );
             return false;
         };
         change(setup);
@@ -289,21 +322,31 @@ impl Common {
     /// # Errors
     /// The rule that the driver broke; there are no rings then.
     pub(crate) fn activate(&mut self, supplies: &Supplies<'_>) -> Result<()> {
-        let Phase::Setup(setups) = &self.phase else { return Ok(()) };
+        let Phase::Setup(setups) = &self.phase else {
+            return Ok(());
+        };
         let setups = setups.clone();
         let mut result = Ok(());
         let mut queues: Vec<ActiveQueue> = setups
             .into_iter()
-            .map(|setup| ActiveQueue { setup, place: Place::Nowhere })
+            .map(|setup| ActiveQueue {
+                setup,
+                place: Place::Nowhere,
+            })
             .collect();
-        for (index, queue) in (0u16..).zip(&mut queues).filter(|(_, queue)| queue.setup.enabled) {
+        for (index, queue) in (0u16..)
+            .zip(&mut queues)
+            .filter(|(_, queue)| queue.setup.enabled)
+        {
             match self.ring(index, &queue.setup, supplies, (0, 0)) {
                 Ok(ring) => queue.place = Place::Parked(ring),
                 Err(error) => result = Err(error),
             }
         }
         if result.is_err() {
-            queues.iter_mut().for_each(|queue| queue.place = Place::Nowhere);
+            queues
+                .iter_mut()
+                .for_each(|queue| queue.place = Place::Nowhere);
         }
         self.phase = Phase::Active(queues);
         result
@@ -314,9 +357,13 @@ impl Common {
     /// # Errors
     /// The rule that the driver broke; the queue is then out of service.
     pub(crate) fn enable_queue(&mut self, index: u16, supplies: &Supplies<'_>) -> Result<()> {
-        let Some(setup) = self.setup(index).copied() else { return Ok(()) };
+        let Some(setup) = self.setup(index).copied() else {
+            return Ok(());
+        };
         let ring = self.ring(index, &setup, supplies, (0, 0));
-        let Some(queue) = self.active_mut(index) else { return Ok(()) };
+        let Some(queue) = self.active_mut(index) else {
+            return Ok(());
+        };
         queue.place = Place::Nowhere;
         queue.place = Place::Parked(ring?);
         Ok(())
@@ -326,7 +373,10 @@ impl Common {
     pub(crate) fn open_queue(&mut self, index: u16) {
         let size = self.max_sizes.get(usize::from(index)).copied().unwrap_or(0);
         if let Some(queue) = self.active_mut(index) {
-            queue.setup = QueueSetup { size, ..QueueSetup::default() };
+            queue.setup = QueueSetup {
+                size,
+                ..QueueSetup::default()
+            };
             queue.place = Place::Open;
         }
     }
@@ -354,7 +404,10 @@ impl Common {
         let position = usize::from(index);
         let max = self.max_sizes.get(position).copied().unwrap_or(0);
         let addresses = setup.check(max, supplies.ram)?;
-        let kick = supplies.kicks.get(position).ok_or(Error::Design("a queue has no doorbell"))?;
+        let kick = supplies
+            .kicks
+            .get(position)
+            .ok_or(Error::Design("a queue has no doorbell"))?;
         Ok(Ring::new(RingParts {
             index,
             addresses,
@@ -366,86 +419,17 @@ impl Common {
             next_used,
         }))
     }
-
-    /// Its state. No ring is with the device.
-    pub(crate) fn save(&self, line: &PciLine) -> TransportState {
-        let queue = |index: u16| {
-            let setup = self.setup(index).copied().unwrap_or_default();
-            let (next_available, next_used) = match &self.phase {
-                Phase::Active(queues) => match queues.get(usize::from(index)).map(|q| &q.place) {
-                    Some(Place::Parked(ring)) => (ring.next_available(), ring.next_used()),
-                    _ => (0, 0),
-                },
-                Phase::Setup(_) => (0, 0),
-            };
-            let QueueSetup { size, descriptors, available, used, enabled } = setup;
-            let vector = line.queue_vector(index);
-            QueueState { size, descriptors, available, used, enabled, vector, next_available, next_used }
-        };
-        TransportState {
-            status: self.status,
-            driver_features: self.driver_features,
-            device_feature_select: self.device_feature_select,
-            driver_feature_select: self.driver_feature_select,
-            queue_select: self.queue_select,
-            config_vector: line.config_vector(),
-            isr: line.isr(),
-            generation: line.generation(),
-            needs_reset: line.is_reset_needed(),
-            queues: (0..self.queue_count()).map(queue).collect(),
-        }
-    }
-
-    /// The same device in a saved state, with its rings parked.
-    ///
-    /// # Errors
-    /// [`Error::State`] or the rule that the state breaks.
-    pub(crate) fn restored(&self, state: &TransportState, supplies: &Supplies<'_>) -> Result<Self> {
-        let count = self.max_sizes.len();
-        if state.queues.len() != count {
-            return Err(Error::State(format!("it has {} queues instead of {count}", state.queues.len())));
-        }
-        let mut common = Self::new(self.offered, self.max_sizes.clone());
-        common.device_feature_select = state.device_feature_select;
-        common.driver_feature_select = state.driver_feature_select;
-        common.queue_select = state.queue_select;
-        common.driver_features = state.driver_features;
-        common.status = state.status & !status::NEEDS_RESET;
-        if common.status & status::FEATURES_OK != 0 && !common.is_agreed() {
-            let beyond = state.driver_features & !self.offered;
-            return Err(Error::State(format!("features {beyond:#x} are not offered here")));
-        }
-        let setups: Vec<QueueSetup> = state.queues.iter().map(QueueState::setup).collect();
-        if common.status & status::DRIVER_OK == 0 {
-            common.phase = Phase::Setup(setups);
-            return Ok(common);
-        }
-        let mut queues = Vec::with_capacity(count);
-        for ((index, setup), saved) in (0u16..).zip(setups).zip(&state.queues) {
-            let mut place = Place::Nowhere;
-            if setup.enabled && !state.needs_reset {
-                let position = (saved.next_available, saved.next_used);
-                place = Place::Parked(common.ring(index, &setup, supplies, position)?);
-            } else if !setup.enabled && common.driver_features & feature::RING_RESET != 0 {
-                place = Place::Open;
-            }
-            queues.push(ActiveQueue { setup, place });
-        }
-        common.phase = Phase::Active(queues);
-        Ok(common)
-    }
-}
-
-impl QueueState {
-    fn setup(&self) -> QueueSetup {
-        let Self { size, descriptors, available, used, enabled, .. } = *self;
-        QueueSetup { size, descriptors, available, used, enabled }
-    }
 }
 
 /// Queues that no driver has said anything about.
 fn fresh(max_sizes: &[u16]) -> Vec<QueueSetup> {
-    max_sizes.iter().map(|size| QueueSetup { size: *size, ..QueueSetup::default() }).collect()
+    max_sizes
+        .iter()
+        .map(|size| QueueSetup {
+            size: *size,
+            ..QueueSetup::default()
+        })
+        .collect()
 }
 
 /// The half of 64 feature bits that a select register selects; there are no others.
@@ -456,14 +440,4 @@ fn half(features: u64, select: u32) -> u32 {
         1 => u32::from_le_bytes([e, f, g, h]),
         _ => 0,
     }
-}
-
-/// Puts saved vectors and flags back.
-pub(crate) fn restore_line(line: &PciLine, state: &TransportState) {
-    line.set_config_vector(state.config_vector);
-    for (index, queue) in (0u16..).zip(&state.queues) {
-        line.set_queue_vector(index, queue.vector);
-    }
-    let live = state.status & status::DRIVER_OK != 0;
-    line.restore(state.isr, state.generation, state.needs_reset, live);
 }

@@ -1,5 +1,7 @@
 //! What a type of virtio device implements.
 
+use std::any::Any;
+
 use device::{Result, Saved};
 use serde_json::Value;
 
@@ -90,6 +92,12 @@ pub trait VirtioDevice: Send + 'static {
 
     /// See [`device::Device::decided`].
     fn decided(&self) -> Option<Value> {
+        None
+    }
+
+    /// Gives away what the host holds of it and the guest's reset does not touch, for the device that takes its
+    /// place. Nothing else is asked of it after this. See [`device::Device::leave`].
+    fn leave(&mut self) -> Option<Box<dyn Any + Send>> {
         None
     }
 }

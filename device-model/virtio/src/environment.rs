@@ -7,6 +7,7 @@ use hypervisor::DoorbellValue;
 use memory::GuestRam;
 use pci::{Interrupts, Segment};
 use reactor::Kick;
+use sandbox::Filter;
 
 use crate::PciOptions;
 
@@ -85,6 +86,8 @@ pub struct Environment {
     pub doorbells: Box<dyn Doorbells>,
     /// Reaches the owner of the machine.
     pub attention: Attention,
+    /// What the device's threads may ask of the host's kernel.
+    pub rules: Filter,
 }
 
 impl Environment {

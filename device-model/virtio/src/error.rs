@@ -88,6 +88,9 @@ pub enum Error {
 
 impl From<Error> for device::Error {
     fn from(error: Error) -> Self {
-        Self::Backend { what: "virtio".into(), source: Box::new(error) }
+        Self::Backend {
+            what: "virtio".into(),
+            source: Box::new(error),
+        }
     }
 }

@@ -22,11 +22,26 @@ pub(crate) struct Place {
 pub(crate) const COMMON: Place = Place { offset: 0, len: 56 };
 /// With the fields that `RING_RESET` needs.
 pub(crate) const COMMON_LONG: Place = Place { offset: 0, len: 64 };
-pub(crate) const ISR: Place = Place { offset: 0x2000, len: 1 };
-pub(crate) const DEVICE: Place = Place { offset: 0x4000, len: 0x1000 };
-pub(crate) const NOTIFY: Place = Place { offset: 0x6000, len: 0x1000 };
-pub(crate) const MSIX_TABLE: Place = Place { offset: 0x8000, len: 0x4_0000 };
-pub(crate) const MSIX_PENDING: Place = Place { offset: 0x4_8000, len: 0x800 };
+pub(crate) const ISR: Place = Place {
+    offset: 0x2000,
+    len: 1,
+};
+pub(crate) const DEVICE: Place = Place {
+    offset: 0x4000,
+    len: 0x1000,
+};
+pub(crate) const NOTIFY: Place = Place {
+    offset: 0x6000,
+    len: 0x1000,
+};
+pub(crate) const MSIX_TABLE: Place = Place {
+    offset: 0x8000,
+    len: 0x4_0000,
+};
+pub(crate) const MSIX_PENDING: Place = Place {
+    offset: 0x4_8000,
+    len: 0x800,
+};
 /// Bytes between the doorbells of two queues.
 pub(crate) const NOTIFY_MULTIPLIER: u64 = 4;
 /// The most queues: each has its doorbell.
@@ -123,7 +138,9 @@ impl<D: VirtioDevice> Capability for PciAccess<D> {
 
     fn written(&mut self, bytes: &mut [u8], offset: usize, len: usize) {
         if let Some((start, count)) = Self::selected(bytes, offset, len) {
-            self.0.lock().write(start, &bytes[ACCESS_DATA..ACCESS_DATA + count]);
+            self.0
+                .lock()
+                .write(start, &bytes[ACCESS_DATA..ACCESS_DATA + count]);
         }
     }
 }

@@ -111,7 +111,8 @@ impl PciLine {
 
     /// Assigns a vector. One that does not exist reads back as none.
     pub(crate) fn set_config_vector(&self, vector: u16) {
-        self.config_vector.store(self.existing(vector), Ordering::Release);
+        self.config_vector
+            .store(self.existing(vector), Ordering::Release);
     }
 
     pub(crate) fn queue_vector(&self, queue: u16) -> u16 {
@@ -135,7 +136,11 @@ impl PciLine {
     }
 
     fn existing(&self, vector: u16) -> u16 {
-        if usize::from(vector) < self.msix.count() { vector } else { NO_VECTOR }
+        if usize::from(vector) < self.msix.count() {
+            vector
+        } else {
+            NO_VECTOR
+        }
     }
 
     fn notify_config(&self) {

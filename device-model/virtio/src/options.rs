@@ -35,17 +35,23 @@ impl PciOptions {
     pub fn check(&self, option: &str) -> Result<(), Problem> {
         let problem = |text: String| Err(Problem::new(option, text));
         match self.pci_device_id {
-            Some(0) => return problem("pci_device_id=0 is the host bridge's slot, use 1 to 31".into()),
+            Some(0) => {
+                return problem("pci_device_id=0 is the host bridge's slot, use 1 to 31".into());
+            }
             Some(slot @ pci::SLOTS..) => {
                 return problem(format!("pci_device_id={slot} does not exist, use 1 to 31"));
             }
             _ => {}
         }
         if let Some(id) = self.id.as_ref().filter(|id| id.starts_with("__")) {
-            return problem(format!("id={id}: names that start with \"__\" are the monitor's own"));
+            return problem(format!(
+                "id={id}: names that start with \"__\" are the monitor's own"
+            ));
         }
         if self.iommu {
-            return problem("iommu=on needs a virtual IOMMU, which this version does not have".into());
+            return problem(
+                "iommu=on needs a virtual IOMMU, which this version does not have".into(),
+            );
         }
         Ok(())
     }
@@ -57,7 +63,9 @@ mod tests {
 
     fn check(text: &str) -> Result<(), String> {
         let options: PciOptions = keyvalue::from_str(text).unwrap();
-        options.check("--rng").map_err(|problem| problem.to_string())
+        options
+            .check("--rng")
+            .map_err(|problem| problem.to_string())
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A virtio device on PCI (VIRTIO 1.3, 4.1): what a machine owns.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,7 +48,14 @@ impl<D: VirtioDevice> OverPci<D> {
     pub fn new(kind: &'static str, mut device: D, environment: Environment) -> Result<Self> {
         let identity = device.identity();
         check(&identity)?;
-        let Environment { id, segment, slot, below_4g, iommu, .. } = environment;
+        let Environment {
+            id,
+            segment,
+            slot,
+            below_4g,
+            iommu,
+            ..
+        } = environment;
         let slot = segment.take(slot)?;
         let vectors = u16::try_from(identity.queue_sizes.len() + 1).unwrap_or(u16::MAX);
         let msix = Arc::new(Msix::new(vectors, &*environment.interrupts)?);
@@ -57,7 +65,11 @@ impl<D: VirtioDevice> OverPci<D> {
             | feature::VERSION_1
             | if iommu { feature::ACCESS_PLATFORM } else { 0 };
         let kick = |_: &u16| Kick::new().map_err(Error::Kick);
-        let kicks = identity.queue_sizes.iter().map(kick).collect::<Result<Vec<_>>>()?;
+        let kicks = identity
+            .queue_sizes
+            .iter()
+            .map(kick)
+            .collect::<Result<Vec<_>>>()?;
         let registers = Shared::new(Registers {
             id,
             device,
@@ -72,18 +84,32 @@ impl<D: VirtioDevice> OverPci<D> {
             base: None,
             started: false,
         });
-        let kind_of_bar = if below_4g { BarKind::Memory32 } else { BarKind::Memory64 };
+        let kind_of_bar = if below_4g {
+            BarKind::Memory32
+        } else {
+            BarKind::Memory64
+        };
         let align = if below_4g { BAR_SIZE } else { BAR_ALIGN };
         let bar = Bar0(registers.clone());
-        let mut function = EndpointBuilder::new(&segment, &identification(&identity))
-            .bar(0, kind_of_bar, BAR_SIZE, align, bar)?;
+        let mut function = EndpointBuilder::new(&segment, &identification(&identity)).bar(
+            0,
+            kind_of_bar,
+            BAR_SIZE,
+            align,
+            bar,
+        )?;
         let long = identity.features & feature::RING_RESET != 0;
         add_capabilities(&mut function, long, registers.clone())?;
         let offset = |offset: u64| (0, u32::try_from(offset).unwrap_or(u32::MAX));
         function.msix(msix, offset(MSIX_TABLE.offset), offset(MSIX_PENDING.offset))?;
         let endpoint = share(function.build());
         slot.fill(endpoint.clone());
-        Ok(Self { kind, slot, endpoint, registers })
+        Ok(Self {
+            kind,
+            slot,
+            endpoint,
+            registers,
+        })
     }
 
     /// Where it is.
@@ -108,7 +134,10 @@ impl<D: VirtioDevice> OverPci<D> {
     }
 
     fn bad_state(&self, error: &Error) -> device::Error {
-        device::Error::BadState { kind: self.kind, why: telemetry::chain(error).join(": ") }
+        device::Error::BadState {
+            kind: self.kind,
+            why: telemetry::chain(error).join(": "),
+        }
     }
 }
 
@@ -118,7 +147,11 @@ fn check(identity: &Identity) -> Result<()> {
     if identity.queue_sizes.len() > MAX_QUEUES {
         return design("it has more than 1024 queues");
     }
-    if identity.queue_sizes.iter().any(|size| !size.is_power_of_two() || *size > 32768) {
+    if identity
+        .queue_sizes
+        .iter()
+        .any(|size| !size.is_power_of_two() || *size > 32768)
+    {
         return design("a queue's size is a power of two up to 32768");
     }
     if u64::from(identity.config_len) > DEVICE.len {
@@ -162,7 +195,15 @@ impl<D: VirtioDevice> Device for OverPci<D> {
         let function = self.endpoint().save();
         let registers = self.registers.lock();
         let (transport, device) = (registers.save(), registers.device.save()?);
-        Saved::new(self.kind, VERSION, &OverPciState { function, transport, device })
+        Saved::new(
+            self.kind,
+            VERSION,
+            &OverPciState {
+                function,
+                transport,
+                device,
+            },
+        )
     }
 
     fn restore(&mut self, saved: Saved) -> device::Result<()> {
@@ -174,7 +215,9 @@ impl<D: VirtioDevice> Device for OverPci<D> {
             .lock()
             .check(&state.transport)
             .map_err(|error| self.bad_state(&error))?;
-        endpoint.restore(&state.function).map_err(|error| self.bad_state(&error.into()))?;
+        endpoint
+            .restore(&state.function)
+            .map_err(|error| self.bad_state(&error.into()))?;
         let mut registers = self.registers.lock();
         if let Err(error) = registers.device.restore(state.device) {
             drop(registers);
@@ -188,6 +231,10 @@ impl<D: VirtioDevice> Device for OverPci<D> {
 
     fn update(&mut self, change: Value) -> device::Result<()> {
         self.registers.lock().device.update(change)
+    }
+
+    fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {
+        self.registers.lock().device.leave()
     }
 
     fn decided(&self) -> Option<Value> {

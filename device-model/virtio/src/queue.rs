@@ -43,7 +43,13 @@ impl QueueSetup {
     /// # Errors
     /// [`Error::QueueSize`], [`Error::Misaligned`] or [`Error::NotRam`]: the rule that the driver broke.
     pub fn check(&self, max: u16, ram: &GuestRam) -> Result<QueueAddresses> {
-        let Self { size, descriptors, available, used, .. } = *self;
+        let Self {
+            size,
+            descriptors,
+            available,
+            used,
+            ..
+        } = *self;
         if !size.is_power_of_two() || size > max {
             return Err(Error::QueueSize { size, max });
         }
@@ -51,18 +57,32 @@ impl QueueSetup {
         let around = RING_HEADER + RING_EVENT;
         let parts = [
             ("descriptor table", descriptors, 16, DESCRIPTOR * count),
-            ("available ring", available, 2, around + AVAILABLE_ELEMENT * count),
+            (
+                "available ring",
+                available,
+                2,
+                around + AVAILABLE_ELEMENT * count,
+            ),
             ("used ring", used, 4, around + USED_ELEMENT * count),
         ];
         for (part, address, align, len) in parts {
             if address % align != 0 {
-                return Err(Error::Misaligned { part, address, align });
+                return Err(Error::Misaligned {
+                    part,
+                    address,
+                    align,
+                });
             }
             if !ram.contains(address, len) {
                 return Err(Error::NotRam { part, address, len });
             }
         }
-        Ok(QueueAddresses { size, descriptors, available, used })
+        Ok(QueueAddresses {
+            size,
+            descriptors,
+            available,
+            used,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use hypervisor::DoorbellValue;
 use memory::GuestRam;
 use reactor::Kick;
 
-use crate::common::{Common, Place, Request, Supplies, restore_line};
+use crate::common::{Common, Place, Request, Supplies};
 use crate::environment::{Attention, Doorbells};
 use crate::layout::{
     COMMON_LONG, DEVICE, ISR, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER,
@@ -43,7 +43,9 @@ impl<D: VirtioDevice> Registers<D> {
             return;
         }
         for index in 0..self.common.queue_count() {
-            let Some(queue) = self.common.active_mut(index) else { return };
+            let Some(queue) = self.common.active_mut(index) else {
+                return;
+            };
             match std::mem::replace(&mut queue.place, Place::Device) {
                 Place::Parked(ring) => {
                     // The driver may have rung when nobody listened.
@@ -71,7 +73,9 @@ impl<D: VirtioDevice> Registers<D> {
 
     fn stop_queue(&mut self, index: u16) {
         self.drop_bell(index);
-        let Some(queue) = self.common.active_mut(index) else { return };
+        let Some(queue) = self.common.active_mut(index) else {
+            return;
+        };
         if !matches!(queue.place, Place::Device) {
             return;
         }
@@ -91,14 +95,21 @@ impl<D: VirtioDevice> Registers<D> {
 
     fn make_bell(&mut self, index: u16) {
         let position = usize::from(index);
-        let (Some(base), Some(kick)) = (self.base, self.kicks.get(position)) else { return };
-        let Some(bell @ None) = self.bells.get_mut(position) else { return };
+        let (Some(base), Some(kick)) = (self.base, self.kicks.get(position)) else {
+            return;
+        };
+        let Some(bell @ None) = self.bells.get_mut(position) else {
+            return;
+        };
         let address = base + NOTIFY.offset + u64::from(index) * NOTIFY_MULTIPLIER;
         match self.doorbells.doorbell(address, DoorbellValue::Any, kick) {
             Ok(made) => *bell = made,
             Err(error) => {
                 let why = telemetry::chain(&error).join(": ");
-                telemetry::warn!("{}: doorbell {index} goes through the monitor: {why}", self.id);
+                telemetry::warn!(
+                    "{}: doorbell {index} goes through the monitor: {why}",
+                    self.id
+                );
             }
         }
     }
@@ -134,15 +145,23 @@ impl<D: VirtioDevice> Registers<D> {
     /// Puts a checked state back.
     pub(crate) fn put(&mut self, common: Common, state: &TransportState) {
         self.common = common;
-        restore_line(&self.line, state);
+        state.restore_line(&self.line);
     }
 
     fn supplies(&self) -> Supplies<'_> {
-        Supplies { ram: &self.ram, kicks: &self.kicks, line: &self.line }
+        Supplies {
+            ram: &self.ram,
+            kicks: &self.kicks,
+            line: &self.line,
+        }
     }
 
     fn act(&mut self, request: Request) {
-        let supplies = Supplies { ram: &self.ram, kicks: &self.kicks, line: &self.line };
+        let supplies = Supplies {
+            ram: &self.ram,
+            kicks: &self.kicks,
+            line: &self.line,
+        };
         let done = match request {
             Request::Nothing => return,
             Request::Reset => return self.reset(),
@@ -184,8 +203,12 @@ impl<D: VirtioDevice> Registers<D> {
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         // What is not there reads as 0, as fields do that a feature would bring.
-        let Ok(offset) = u32::try_from(offset) else { return };
-        let Some(left) = self.config_len.checked_sub(offset) else { return };
+        let Ok(offset) = u32::try_from(offset) else {
+            return;
+        };
+        let Some(left) = self.config_len.checked_sub(offset) else {
+            return;
+        };
         let len = data.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         if len > 0 {
             self.device.read_config(offset, &mut data[..len]);

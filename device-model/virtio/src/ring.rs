@@ -66,7 +66,16 @@ impl Ring {
     /// Puts a ring together.
     #[must_use]
     pub fn new(parts: RingParts) -> Self {
-        let RingParts { index, addresses, features, ram, kick, line, next_available, next_used } = parts;
+        let RingParts {
+            index,
+            addresses,
+            features,
+            ram,
+            kick,
+            line,
+            next_available,
+            next_used,
+        } = parts;
         Self {
             index,
             addresses,
@@ -252,7 +261,11 @@ impl Ring {
             .map_err(|_| not_ram(address, 8))?;
         self.next_used = self.next_used.wrapping_add(1);
         // The driver sees the element, and what was written to the buffers, before the index.
-        self.store(self.addresses.used_index(), self.next_used, Ordering::Release)
+        self.store(
+            self.addresses.used_index(),
+            self.next_used,
+            Ordering::Release,
+        )
     }
 
     fn wants_interrupt(&mut self) -> Result<bool> {
@@ -278,7 +291,11 @@ impl Ring {
             return Ok(false);
         }
         if self.has(feature::EVENT_IDX) {
-            self.store(self.addresses.available_event(), self.next_available, Ordering::Relaxed)?;
+            self.store(
+                self.addresses.available_event(),
+                self.next_available,
+                Ordering::Relaxed,
+            )?;
         } else {
             self.store(self.addresses.used, 0, Ordering::Relaxed)?;
         }
@@ -307,7 +324,11 @@ impl Ring {
 
 /// All of a queue was RAM when it was set up: memory went away under it.
 fn not_ram(address: u64, len: u64) -> Error {
-    Error::NotRam { part: "queue", address, len }
+    Error::NotRam {
+        part: "queue",
+        address,
+        len,
+    }
 }
 
 impl fmt::Debug for Ring {

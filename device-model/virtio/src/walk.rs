@@ -39,7 +39,24 @@ impl Descriptor {
             address,
             len: DESCRIPTOR,
         })?;
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
+        let [
+            a0,
+            a1,
+            a2,
+            a3,
+            a4,
+            a5,
+            a6,
+            a7,
+            l0,
+            l1,
+            l2,
+            l3,
+            f0,
+            f1,
+            n0,
+            n1,
+        ] = bytes;
         Ok(Self {
             address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
             len: u32::from_le_bytes([l0, l1, l2, l3]),
@@ -110,7 +127,9 @@ fn indirect_table(ram: &GuestRam, descriptor: &Descriptor) -> Result<(u64, u32)>
     }
     let len = u64::from(descriptor.len);
     if len == 0 || len % DESCRIPTOR != 0 {
-        return Err(Error::Indirect("the table's length is not a number of descriptors"));
+        return Err(Error::Indirect(
+            "the table's length is not a number of descriptors",
+        ));
     }
     let size = descriptor.len / 16;
     if size > MAX_INDIRECT {
@@ -139,10 +158,22 @@ fn add(
         return Ok(());
     }
     if !ram.contains(address, len.into()) {
-        return Err(Error::NotRam { part: "buffer", address, len: len.into() });
+        return Err(Error::NotRam {
+            part: "buffer",
+            address,
+            len: len.into(),
+        });
     }
-    let other = if writable { shape.readable_len } else { shape.writable_len };
-    let total = if writable { &mut shape.writable_len } else { &mut shape.readable_len };
+    let other = if writable {
+        shape.readable_len
+    } else {
+        shape.writable_len
+    };
+    let total = if writable {
+        &mut shape.writable_len
+    } else {
+        &mut shape.readable_len
+    };
     *total = total.checked_add(len).ok_or(Error::TooLong)?;
     total.checked_add(other).ok_or(Error::TooLong)?;
     if !writable {

@@ -41,7 +41,9 @@ impl<S: Service> QueueWorker<S> {
     fn serve(&mut self) {
         self.ring.silence();
         for _ in 0..self.ring.size() {
-            let Some(mut chain) = self.ring.pop() else { break };
+            let Some(mut chain) = self.ring.pop() else {
+                break;
+            };
             let written = self.service.serve(&mut chain);
             self.ring.complete(chain, written);
         }
@@ -76,7 +78,12 @@ impl<S: Service> QueueTask<S> {
     /// A service that does not run yet. Its thread will have this name and these rules.
     #[must_use]
     pub fn new(name: String, rules: Filter, service: S) -> Self {
-        Self { name, rules, service: Some(service), task: None }
+        Self {
+            name,
+            rules,
+            service: Some(service),
+            task: None,
+        }
     }
 
     /// Serves a queue.
@@ -84,7 +91,10 @@ impl<S: Service> QueueTask<S> {
     /// # Errors
     /// [`device::Error::Worker`] if it has one already, if it was lost, or if no thread is left.
     pub fn start(&mut self, ring: Ring) -> device::Result<()> {
-        let failed = |source| device::Error::Worker { name: self.name.clone(), source };
+        let failed = |source| device::Error::Worker {
+            name: self.name.clone(),
+            source,
+        };
         let Some(service) = self.service.take() else {
             return Err(failed(io::Error::other("what it serves is gone")));
         };

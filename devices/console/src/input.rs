@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use device::{Error, Result};
-use reactor::Task;
+use reactor::{Interest, Kick, Readiness, Sources, Task, Token, Worker};
 use sandbox::Filter;
 use stream::{Input, InputWorker, Receiver};
 use virtio::{Chain, Ring};
@@ -13,41 +14,46 @@ use virtio::{Chain, Ring};
 pub(crate) struct InputQueue {
     name: String,
     rules: Filter,
-    /// Until the first start: only then is it known which doorbell says that there is room.
-    input: Option<Input>,
-    worker: Option<InputWorker<Inbox>>,
-    task: Option<Task<InputWorker<Inbox>>>,
+    typing: Option<Typing>,
+    task: Option<Task<Typing>>,
     /// The ring of a console on which nothing can be typed.
     idle: Option<Ring>,
 }
 
 impl InputQueue {
     /// A queue that does not run. Its thread will have this name and these rules.
-    pub(crate) fn new(name: String, rules: Filter, input: Option<Input>) -> Self {
-        Self { name, rules, input, worker: None, task: None, idle: None }
+    pub(crate) fn new(name: String, rules: Filter, typing: Option<Typing>) -> Self {
+        Self {
+            name,
+            rules,
+            typing,
+            task: None,
+            idle: None,
+        }
     }
 
     pub(crate) fn start(&mut self, ring: Ring) -> Result<()> {
-        let kick = ring.kick().clone();
-        let inbox = || Inbox { ring: None, chain: None };
-        // A queue has the same doorbell for all of its life.
-        let first = self.input.take().map(|input| InputWorker::new(input, inbox(), kick));
-        let Some(mut worker) = first.or_else(|| self.worker.take()) else {
+        let Some(mut typing) = self.typing.take() else {
             self.idle = Some(ring);
             return Ok(());
         };
-        worker.receiver().ring = Some(ring);
-        let failed = |source: io::Error| Error::Worker { name: self.name.clone(), source };
-        self.task = Some(Task::spawn(&self.name, self.rules.clone(), worker).map_err(failed)?);
+        typing.inbox().ring = Some(ring);
+        let failed = |source: io::Error| Error::Worker {
+            name: self.name.clone(),
+            source,
+        };
+        self.task = Some(Task::spawn(&self.name, self.rules.clone(), typing).map_err(failed)?);
         Ok(())
     }
 
     pub(crate) fn stop(&mut self) -> Option<Ring> {
-        let Some(task) = self.task.take() else { return self.idle.take() };
+        let Some(task) = self.task.take() else {
+            return self.idle.take();
+        };
         match task.stop() {
-            Ok(mut worker) => {
-                let ring = worker.receiver().close();
-                self.worker = Some(worker);
+            Ok(mut typing) => {
+                let ring = typing.inbox().close();
+                self.typing = Some(typing);
                 ring
             }
             Err(error) => {
@@ -55,6 +61,11 @@ impl InputQueue {
                 None
             }
         }
+    }
+
+    /// Gives away the host's side. Only while stopped.
+    pub(crate) fn leave(&mut self) -> Option<Typing> {
+        self.typing.take()
     }
 }
 
@@ -64,6 +75,60 @@ impl fmt::Debug for InputQueue {
             .field("name", &self.name)
             .field("running", &self.task.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+/// The worker: reads what is typed while the driver has buffers for it. It outlives the guest's reset, and so the
+/// queue and its doorbell; what tells the reader that there is room is therefore a bell of its own.
+#[derive(Debug)]
+pub(crate) struct Typing {
+    reader: InputWorker<Inbox>,
+    room: Kick,
+}
+
+/// The queue's doorbell, a token that the reader does not use.
+const DOORBELL: Token = Token(1 << 32);
+
+impl Typing {
+    pub(crate) fn new(input: Input) -> io::Result<Self> {
+        let room = Kick::new()?;
+        let inbox = Inbox {
+            ring: None,
+            chain: None,
+        };
+        Ok(Self {
+            reader: InputWorker::new(input, inbox, room.clone()),
+            room,
+        })
+    }
+
+    fn inbox(&mut self) -> &mut Inbox {
+        self.reader.receiver()
+    }
+}
+
+impl Worker for Typing {
+    fn register(&mut self, sources: &mut Sources) -> io::Result<()> {
+        if let Some(ring) = &self.reader.receiver().ring {
+            sources.add(ring.kick(), DOORBELL, Interest::READ)?;
+        }
+        self.reader.register(sources)
+    }
+
+    fn ready(
+        &mut self,
+        token: Token,
+        readiness: Readiness,
+        sources: &mut Sources,
+    ) -> io::Result<ControlFlow<()>> {
+        if token != DOORBELL {
+            return self.reader.ready(token, readiness, sources);
+        }
+        if let Some(ring) = &self.reader.receiver().ring {
+            ring.kick().take();
+        }
+        self.room.signal();
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -109,7 +174,9 @@ impl Receiver for Inbox {
     }
 
     fn receive(&mut self, bytes: &[u8]) {
-        let (Some(ring), Some(mut chain)) = (&mut self.ring, self.chain.take()) else { return };
+        let (Some(ring), Some(mut chain)) = (&mut self.ring, self.chain.take()) else {
+            return;
+        };
         let mut writer = chain.writer();
         if let Err(error) = writer.write_all(bytes) {
             telemetry::warn!("console: input is lost: {error}");

@@ -8,6 +8,7 @@
 mod input;
 mod size;
 
+use std::any::Any;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ use virtio::{
     Service, VirtioDevice,
 };
 
-use input::InputQueue;
+use input::{InputQueue, Typing};
 use size::Size;
 
 #[cfg(test)]
@@ -42,7 +43,10 @@ const QUEUE_SIZE: u16 = 256;
 /// Configuration fields: columns and rows, then two that belong to features not offered (VIRTIO 1.3, 5.3.4).
 const CONFIG_LEN: u32 = 12;
 /// Communication controller of another kind.
-const CLASS: Class = Class { base: 0x07, sub: 0x80 };
+const CLASS: Class = Class {
+    base: 0x07,
+    sub: 0x80,
+};
 /// The most bytes printed per chain. Drivers send a page or two; what a chain has beyond is lost, so that it
 /// does not keep the machine from being paused.
 const MOST: u64 = 1 << 20;
@@ -80,7 +84,10 @@ pub struct Console;
 impl Kind for Console {
     const NAMES: Names = Names {
         kind: "console",
-        option: Some(OptionNames { flag: "console", field: "console" }),
+        option: Some(OptionNames {
+            flag: "console",
+            field: "console",
+        }),
         id: "__console",
     };
     const PRESENCE: Presence = Presence::ByDefault;
@@ -95,7 +102,12 @@ impl Kind for Console {
 
     fn by_default() -> Option<ConsoleConfig> {
         let pci = PciOptions::default();
-        Some(ConsoleConfig { file: None, mode: ConsoleMode::Tty, socket: None, pci })
+        Some(ConsoleConfig {
+            file: None,
+            mode: ConsoleMode::Tty,
+            socket: None,
+            pci,
+        })
     }
 
     fn is_off(config: &ConsoleConfig) -> bool {
@@ -108,16 +120,52 @@ impl Kind for Console {
     }
 
     fn paths(config: &ConsoleConfig) -> Vec<(PathBuf, Access)> {
-        config.endpoint().map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
+        config
+            .endpoint()
+            .map_or_else(|_| Vec::new(), |endpoint| endpoint.paths())
     }
 
     fn build(config: ConsoleConfig, host: &mut Host<'_>) -> Result<OverPci<Terminal>> {
         let environment = Environment::of(host, &config.pci)?;
         let endpoint = config.endpoint()?;
-        let stream = Stream::open(&endpoint)
-            .map_err(|source| Error::Backend { what: "--console".into(), source: source.into() })?;
-        let device = Terminal::new(stream, &endpoint, host.id(), &host.thread_rules()?);
+        let end = match host.inherit() {
+            Some(end) => end,
+            None => HostEnd::open(&endpoint)?,
+        };
+        let device = Terminal::new(end, &endpoint, host.id(), &environment.rules);
         Ok(OverPci::new(Self::NAMES.kind, device, environment)?)
+    }
+}
+
+/// What the console is connected to: a reset of the guest leaves it as it is.
+#[derive(Debug)]
+pub struct HostEnd {
+    output: Output,
+    typed: Option<Typing>,
+    pty: Option<PathBuf>,
+}
+
+impl HostEnd {
+    /// Opens the host's end.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the file, terminal or socket cannot be had.
+    pub fn open(endpoint: &Endpoint) -> Result<Self> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Backend {
+            what: "--console".into(),
+            source,
+        };
+        let stream = Stream::open(endpoint).map_err(|source| failed(source.into()))?;
+        let pty = stream.path().map(ToOwned::to_owned);
+        if let Some(path) = &pty {
+            telemetry::info!("the console is at {}", path.display());
+        }
+        let (output, input) = stream.split();
+        let typed = input
+            .map(Typing::new)
+            .transpose()
+            .map_err(|source| failed(source.into()))?;
+        Ok(Self { output, typed, pty })
     }
 }
 
@@ -126,21 +174,23 @@ impl Kind for Console {
 pub struct Terminal {
     receive: InputQueue,
     transmit: QueueTask<Printer>,
+    output: Output,
     size: Size,
     change: Option<ConfigChange>,
     pty: Option<PathBuf>,
 }
 
 impl Terminal {
-    /// A device that is connected to `stream`, which was opened for `endpoint`. Its threads have names that begin with
+    /// A device with this host's end, which was opened for `endpoint`. Its threads have names that begin with
     /// `thread`, and these rules.
     #[must_use]
-    pub fn new(stream: Stream, endpoint: &Endpoint, thread: &str, rules: &Filter) -> Self {
-        let pty = stream.path().map(ToOwned::to_owned);
-        let (output, input) = stream.split();
+    pub fn new(end: HostEnd, endpoint: &Endpoint, thread: &str, rules: &Filter) -> Self {
+        let HostEnd { output, typed, pty } = end;
+        let printer = Printer(output.clone());
         Self {
-            receive: InputQueue::new(format!("{thread}_in"), rules.clone(), input),
-            transmit: QueueTask::new(thread.to_owned(), rules.clone(), Printer(output)),
+            receive: InputQueue::new(format!("{thread}_in"), rules.clone(), typed),
+            transmit: QueueTask::new(thread.to_owned(), rules.clone(), printer),
+            output,
             size: Size::of(endpoint),
             change: None,
             pty,
@@ -203,6 +253,15 @@ impl VirtioDevice for Terminal {
             change.announce();
         }
         Ok(())
+    }
+
+    fn leave(&mut self) -> Option<Box<dyn Any + Send>> {
+        let (output, pty) = (self.output.clone(), self.pty.take());
+        Some(Box::new(HostEnd {
+            output,
+            typed: self.receive.leave(),
+            pty,
+        }))
     }
 
     fn decided(&self) -> Option<Value> {

@@ -15,7 +15,11 @@ pub(crate) struct Size {
 impl Size {
     /// The size now. What is no terminal has size 0, which means unknown.
     pub(crate) fn of(endpoint: &Endpoint) -> Self {
-        let mut size = Self { terminal: *endpoint == Endpoint::Tty, columns: 0, rows: 0 };
+        let mut size = Self {
+            terminal: *endpoint == Endpoint::Tty,
+            columns: 0,
+            rows: 0,
+        };
         size.refresh();
         size
     }
@@ -42,6 +46,10 @@ impl Size {
 
     #[cfg(test)]
     pub(crate) fn fixed(columns: u16, rows: u16) -> Self {
-        Self { terminal: false, columns, rows }
+        Self {
+            terminal: false,
+            columns,
+            rows,
+        }
     }
 }

@@ -4,20 +4,20 @@
 //! guest finds out that it is there.
 #![forbid(unsafe_code)]
 
+use std::any::Any;
 use std::io::Write;
 use std::path::PathBuf;
 
 use arch::layout;
 use device::{
-    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result, Saved,
-    Shared, Syscalls, Target,
+    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result,
+    Runner, Saved, Shared, Syscalls, Target,
 };
-use reactor::Task;
 use sandbox::landlock::Access;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stream::{ConsoleMode, Discard, Endpoint, InputWorker, Stream};
+use stream::{ConsoleMode, Discard, Endpoint, InputWorker, Output, Stream};
 
 /// Name of the thread that takes readers of a pseudo terminal in and out.
 const READERS_THREAD: &str = "__debug_console";
@@ -103,6 +103,39 @@ impl Kind for DebugConsole {
     }
 
     fn build(config: DebugConsoleConfig, host: &mut Host<'_>) -> Result<Port> {
+        let end = match host.inherit() {
+            Some(end) => end,
+            None => HostEnd::open(&config)?,
+        };
+        let registers = Shared::new(Registers {
+            output: end.output.clone(),
+        });
+        let port = config.iobase.unwrap_or(layout::PORT_DEBUG_CONSOLE);
+        let taken = |source: Error| Error::Backend {
+            what: format!("--debug-console iobase={port:#x}"),
+            source: source.into(),
+        };
+        let readers = end
+            .readers
+            .map(|worker| host.runner(READERS_THREAD, worker));
+        Ok(Port {
+            _port: host.ports(port, 1, &registers).map_err(taken)?,
+            output: end.output,
+            pty: end.pty,
+            readers: readers.transpose()?,
+        })
+    }
+}
+
+/// What the port is connected to: a reset of the guest leaves it as it is.
+struct HostEnd {
+    output: Output,
+    readers: Option<InputWorker<Discard>>,
+    pty: Option<PathBuf>,
+}
+
+impl HostEnd {
+    fn open(config: &DebugConsoleConfig) -> Result<Self> {
         let failed = |source: stream::Error| Error::Backend {
             what: "--debug-console".into(),
             source: source.into(),
@@ -113,18 +146,10 @@ impl Kind for DebugConsole {
             telemetry::info!("the debug console is at {}", path.display());
         }
         let (output, readers) = stream.output_only().map_err(failed)?;
-        let registers = Shared::new(Registers { output });
-        let port = config.iobase.unwrap_or(layout::PORT_DEBUG_CONSOLE);
-        let taken = |source: Error| Error::Backend {
-            what: format!("--debug-console iobase={port:#x}"),
-            source: source.into(),
-        };
-        Ok(Port {
-            _port: host.ports(port, 1, &registers).map_err(taken)?,
-            pty,
-            rules: host.thread_rules()?,
+        Ok(Self {
+            output,
             readers,
-            task: None,
+            pty,
         })
     }
 }
@@ -133,37 +158,26 @@ impl Kind for DebugConsole {
 #[derive(Debug)]
 pub struct Port {
     _port: Region,
+    output: Output,
     pty: Option<PathBuf>,
-    rules: sandbox::Filter,
-    readers: Option<InputWorker<Discard>>,
-    task: Option<Task<InputWorker<Discard>>>,
+    readers: Option<Runner<InputWorker<Discard>>>,
 }
 
 impl Device for Port {
     fn start(&mut self) -> Result<()> {
-        let Some(worker) = self.readers.take() else {
-            return Ok(());
-        };
-        let task = Task::spawn(READERS_THREAD, self.rules.clone(), worker).map_err(|source| {
-            Error::Worker {
-                name: READERS_THREAD.into(),
-                source,
-            }
-        })?;
-        self.task = Some(task);
-        Ok(())
+        self.readers.as_mut().map_or(Ok(()), Runner::start)
     }
 
     fn stop(&mut self) -> Result<()> {
-        let Some(task) = self.task.take() else {
-            return Ok(());
-        };
-        let worker = task.stop().map_err(|source| Error::Backend {
-            what: format!("thread {READERS_THREAD} failed"),
-            source: source.into(),
-        })?;
-        self.readers = Some(worker);
-        Ok(())
+        self.readers.as_mut().map_or(Ok(()), Runner::stop)
+    }
+
+    fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {
+        Some(Box::new(HostEnd {
+            output: self.output,
+            readers: self.readers.and_then(Runner::into_worker),
+            pty: self.pty,
+        }))
     }
 
     fn save(&self) -> Result<Saved> {

@@ -52,7 +52,10 @@ pub struct Rng;
 impl Kind for Rng {
     const NAMES: Names = Names {
         kind: "rng",
-        option: Some(OptionNames { flag: "rng", field: "rng" }),
+        option: Some(OptionNames {
+            flag: "rng",
+            field: "rng",
+        }),
         id: "__rng",
     };
     const PRESENCE: Presence = Presence::ByDefault;
@@ -65,7 +68,10 @@ impl Kind for Rng {
     type Device = OverPci<Entropy>;
 
     fn by_default() -> Option<RngConfig> {
-        Some(RngConfig { src: DEFAULT_SOURCE.into(), pci: PciOptions::default() })
+        Some(RngConfig {
+            src: DEFAULT_SOURCE.into(),
+            pci: PciOptions::default(),
+        })
     }
 
     fn check(config: &RngConfig, _facts: &Facts) -> std::result::Result<(), Problem> {
@@ -79,7 +85,7 @@ impl Kind for Rng {
     fn build(config: RngConfig, host: &mut Host<'_>) -> Result<OverPci<Entropy>> {
         let environment = Environment::of(host, &config.pci)?;
         let source = open(&config.src)?;
-        let device = Entropy::new(source, host.id(), host.thread_rules()?);
+        let device = Entropy::new(source, host.id(), environment.rules.clone());
         Ok(OverPci::new(Self::NAMES.kind, device, environment)?)
     }
 }
@@ -91,7 +97,10 @@ fn open(source: &HostFile<ReadOnly>) -> Result<File> {
         source,
     };
     let file = source.open().map_err(|error| failed(error.into()))?;
-    let kind = file.metadata().map_err(|error| failed(error.into()))?.file_type();
+    let kind = file
+        .metadata()
+        .map_err(|error| failed(error.into()))?
+        .file_type();
     if kind.is_char_device() || kind.is_file() {
         return Ok(file);
     }
@@ -112,7 +121,9 @@ impl Entropy {
     /// A device that reads `source`, on a thread of this name and these rules.
     #[must_use]
     pub fn new(source: File, thread: &str, rules: Filter) -> Self {
-        Self { queue: QueueTask::new(thread.to_owned(), rules, Source(source)) }
+        Self {
+            queue: QueueTask::new(thread.to_owned(), rules, Source(source)),
+        }
     }
 }
 
@@ -150,15 +161,18 @@ struct Source(File);
 
 impl Service for Source {
     fn serve(&mut self, chain: &mut Chain) -> u32 {
+        // No more than fits: random bytes can be dear.
+        let most = u64::from(chain.writable_len()).min(MOST);
+        let mut random = (&mut self.0).take(most);
         let mut writer = chain.writer();
-        let mut random = (&mut self.0).take(MOST);
         let mut buffer = [0; 4096];
         let mut fill = || -> std::io::Result<()> {
             loop {
                 let count = random.read(&mut buffer)?;
-                if count == 0 || writer.write(&buffer[..count])? < count {
+                if count == 0 {
                     return Ok(());
                 }
+                writer.write_all(&buffer[..count])?;
             }
         };
         if let Err(error) = fill() {

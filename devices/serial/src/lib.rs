@@ -7,20 +7,21 @@
 
 mod uart;
 
+use std::any::Any;
 use std::path::PathBuf;
 
 use arch::layout;
 use device::{
-    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result, Saved,
-    Shared, Syscalls,
+    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result,
+    Runner, Saved, Shared, Syscalls,
 };
 use firmware::{AcpiId, Node, Resource};
-use reactor::{Kick, Task};
+use reactor::Kick;
 use sandbox::landlock::Access;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stream::{ConsoleMode, Endpoint, Input, InputWorker, Stream};
+use stream::{ConsoleMode, Endpoint, Input, InputWorker, Output, Stream};
 use uart::{Feed, State, Uart};
 
 /// Name of the thread that carries what is typed.
@@ -96,6 +97,45 @@ impl Kind for Serial {
     }
 
     fn build(config: SerialConfig, host: &mut Host<'_>) -> Result<Port> {
+        let end = match host.inherit() {
+            Some(end) => end,
+            None => HostEnd::open(&config)?,
+        };
+        let line = host.legacy_irq(layout::GSI_COM1)?;
+        let uart = Shared::new(Uart::new(line, end.output.clone(), end.resume.clone()));
+        let reader = end.typed.map(|typed| {
+            let worker = typed.into_worker(Feed(Some(uart.clone())), &end.resume);
+            host.runner(INPUT_THREAD, worker)
+        });
+        Ok(Port {
+            _ports: host.ports(layout::PORT_COM1, layout::PORT_COM1_COUNT, &uart)?,
+            uart,
+            output: end.output,
+            resume: end.resume,
+            pty: end.pty,
+            reader: reader.transpose()?,
+        })
+    }
+}
+
+/// What the port is connected to: a reset of the guest leaves it as it is.
+struct HostEnd {
+    output: Output,
+    resume: Kick,
+    typed: Option<Typed>,
+    pty: Option<PathBuf>,
+}
+
+/// Where what is typed comes from.
+enum Typed {
+    /// Nobody read it yet.
+    New(Input),
+    /// The worker that read it for the port before.
+    Known(InputWorker<Feed>),
+}
+
+impl HostEnd {
+    fn open(config: &SerialConfig) -> Result<Self> {
         let stream = Stream::open(&config.endpoint()?).map_err(|source| Error::Backend {
             what: "--serial".into(),
             source: source.into(),
@@ -109,15 +149,25 @@ impl Kind for Serial {
             name: INPUT_THREAD.into(),
             source,
         })?;
-        let line = host.legacy_irq(layout::GSI_COM1)?;
-        let uart = Shared::new(Uart::new(line, output, resume.clone()));
-        let reader = input.map(|input| Reader::new(input, Feed(uart.clone()), resume, host));
-        Ok(Port {
-            _ports: host.ports(layout::PORT_COM1, layout::PORT_COM1_COUNT, &uart)?,
-            uart,
+        let typed = input.map(Typed::New);
+        Ok(Self {
+            output,
+            resume,
+            typed,
             pty,
-            reader: reader.transpose()?,
         })
+    }
+}
+
+impl Typed {
+    fn into_worker(self, feed: Feed, resume: &Kick) -> InputWorker<Feed> {
+        match self {
+            Self::New(input) => InputWorker::new(input, feed, resume.clone()),
+            Self::Known(mut worker) => {
+                *worker.receiver() = feed;
+                worker
+            }
+        }
     }
 }
 
@@ -126,17 +176,36 @@ impl Kind for Serial {
 pub struct Port {
     _ports: Region,
     uart: Shared<Uart>,
+    output: Output,
+    resume: Kick,
     pty: Option<PathBuf>,
-    reader: Option<Reader>,
+    reader: Option<Runner<InputWorker<Feed>>>,
 }
 
 impl Device for Port {
     fn start(&mut self) -> Result<()> {
-        self.reader.as_mut().map_or(Ok(()), Reader::start)
+        self.reader.as_mut().map_or(Ok(()), Runner::start)
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.reader.as_mut().map_or(Ok(()), Reader::stop)
+        self.reader.as_mut().map_or(Ok(()), Runner::stop)
+    }
+
+    fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {
+        let worker = self.reader.and_then(Runner::into_worker);
+        let typed = worker.map(|mut worker| {
+            // Lets go of the old machine.
+            *worker.receiver() = Feed(None);
+            Typed::Known(worker)
+        });
+        // The new port has an empty FIFO: whoever waited for room in the old one looks again.
+        self.resume.signal();
+        Some(Box::new(HostEnd {
+            output: self.output,
+            resume: self.resume,
+            typed,
+            pty: self.pty,
+        }))
     }
 
     fn save(&self) -> Result<Saved> {
@@ -169,51 +238,6 @@ impl Device for Port {
     fn decided(&self) -> Option<Value> {
         let path = self.pty.as_ref()?;
         Some(serde_json::json!({ "file": path }))
-    }
-}
-
-/// The worker that carries what is typed: running, or ready to run.
-#[derive(Debug)]
-struct Reader {
-    rules: sandbox::Filter,
-    worker: Option<InputWorker<Feed>>,
-    task: Option<Task<InputWorker<Feed>>>,
-}
-
-impl Reader {
-    fn new(input: Input, feed: Feed, resume: Kick, host: &Host<'_>) -> Result<Self> {
-        let worker = InputWorker::new(input, feed, resume);
-        Ok(Self {
-            rules: host.thread_rules()?,
-            worker: Some(worker),
-            task: None,
-        })
-    }
-
-    fn start(&mut self) -> Result<()> {
-        let Some(worker) = self.worker.take() else {
-            return Ok(());
-        };
-        let task = Task::spawn(INPUT_THREAD, self.rules.clone(), worker).map_err(|source| {
-            Error::Worker {
-                name: INPUT_THREAD.into(),
-                source,
-            }
-        })?;
-        self.task = Some(task);
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        let Some(task) = self.task.take() else {
-            return Ok(());
-        };
-        let worker = task.stop().map_err(|source| Error::Backend {
-            what: format!("thread {INPUT_THREAD} failed"),
-            source: source.into(),
-        })?;
-        self.worker = Some(worker);
-        Ok(())
     }
 }
 

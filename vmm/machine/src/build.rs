@@ -1,5 +1,7 @@
 //! How a machine comes to be: the one path for boot and reset.
 
+use std::any::Any;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use arch::{CpuOptions, CpuProfile, MpState, Topology, layout};
 use config::{PayloadConfig, VmConfig};
 use device::{Board, Device, Facts, Host, Power};
 use firmware::payload::{self, Loaded};
-use hypervisor::{HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions};
+use hypervisor::{Capabilities, HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions};
 use memory::{GuestRam, RegionSpec};
 use sandbox::Filter;
 
@@ -31,10 +33,13 @@ pub(crate) struct Reports {
 /// A running machine. Dropping it stops its processors, then its devices, then gives back its memory.
 pub struct Machine {
     // In order of dropping.
-    _processors: Processors,
+    processors: Processors,
     devices: Vec<Slot>,
     _memory: Vec<MemorySlot>,
 }
+
+/// What the devices of a machine before its reset leave to those after it, by their ids.
+pub(crate) type Legacy = HashMap<String, Box<dyn Any + Send>>;
 
 /// A device in its place.
 struct Slot {
@@ -53,7 +58,9 @@ impl Machine {
         features: &Features,
         seccomp: sandbox::Mode,
         reports: Reports,
+        legacy: &mut Legacy,
     ) -> Result<Self> {
+        check_host_limits(config, hypervisor.capabilities())?;
         let ram = new_ram(config)?;
         let loader = Loader::start(config, &ram)?;
         let prefault = ram.prefault()?;
@@ -72,7 +79,7 @@ impl Machine {
             seccomp,
             layout::platform_area(profile.phys_bits()),
         ));
-        let mut devices = build_devices(config, &board)?;
+        let mut devices = build_devices(config, &board, legacy)?;
         let nodes: Vec<_> = devices
             .iter()
             .flat_map(|slot| slot.device.nodes())
@@ -90,10 +97,16 @@ impl Machine {
         };
         let processors = Processors::start(vcpus, board, reports.power, &rules, reports.failed)?;
         Ok(Self {
-            _processors: processors,
+            processors,
             devices,
             _memory: memory,
         })
+    }
+
+    /// Takes the machine apart for a reset. What its devices keep of the host is for their successors.
+    pub(crate) fn leave(self) -> Legacy {
+        drop(self.processors);
+        self.devices.into_iter().filter_map(Slot::leave).collect()
     }
 
     /// Ids of its devices, in the order of their creation.
@@ -103,6 +116,17 @@ impl Machine {
 }
 
 impl Slot {
+    /// Stops the device and takes what it keeps. A device that fails to stop starts anew.
+    fn leave(mut self) -> Option<(String, Box<dyn Any + Send>)> {
+        match self.device.stop() {
+            Ok(()) => Some((self.id, self.device.leave()?)),
+            Err(error) => {
+                telemetry::error!("{}: {}", self.id, telemetry::chain(&error).join(": "));
+                None
+            }
+        }
+    }
+
     fn start(&mut self) -> Result<()> {
         let id = &self.id;
         self.device.start().map_err(|source| Error::Device {
@@ -168,6 +192,24 @@ fn topology(config: &VmConfig) -> Result<Topology> {
         .unwrap_or_else(|| Topology::default_for(max));
     topology.check(max)?;
     Ok(topology)
+}
+
+/// The host must be able to give the machine all processors that it may ever have.
+fn check_host_limits(config: &VmConfig, host: &Capabilities) -> Result<()> {
+    let max = config.cpus.max();
+    let last_id = topology(config)?.apic_id(max - 1);
+    let problem = if max > host.max_vcpus {
+        let limit = host.max_vcpus;
+        format!("max={max}: this host gives a machine at most {limit} processors")
+    } else if last_id >= host.max_apic_ids {
+        let limit = host.max_apic_ids;
+        format!(
+            "the last processor's APIC id is {last_id}, and this host has ids below {limit}: change topology or max"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(config::Problem::new("--cpus", problem).into())
 }
 
 /// Ids from 255 on need the extended interface of the local APIC.
@@ -238,10 +280,11 @@ fn prepare_vcpus(
     Ok(vcpus)
 }
 
-fn build_devices(config: &VmConfig, board: &Arc<Board>) -> Result<Vec<Slot>> {
+fn build_devices(config: &VmConfig, board: &Arc<Board>, legacy: &mut Legacy) -> Result<Vec<Slot>> {
     let mut slots = Vec::new();
     for planned in catalog::plan(&config.devices) {
-        let mut host = Host::new(board, planned.id.clone(), planned.kind.syscalls().worker);
+        let mut host = Host::new(board, planned.id.clone(), planned.kind.syscalls().worker)
+            .with_inheritance(legacy.remove(&planned.id));
         let device = planned
             .kind
             .build(planned.config, &mut host)

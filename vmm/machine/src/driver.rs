@@ -10,7 +10,7 @@ use hypervisor::Hypervisor;
 use sandbox::Filter;
 use telemetry::event;
 
-use crate::build::{Machine, Reports};
+use crate::build::{Legacy, Machine, Reports};
 use crate::features::Features;
 use crate::{Error, Result, syscalls};
 
@@ -119,7 +119,7 @@ impl Owner {
     fn run(mut self, requests: &Receiver<Request>) -> Result<()> {
         self.confine()?;
         event!("vm", "booting");
-        let mut machine = Some(self.build()?);
+        let mut machine = Some(self.build(Legacy::default())?);
         event!("vm", "booted");
         while let Ok(request) = requests.recv() {
             match request {
@@ -134,8 +134,8 @@ impl Owner {
                     ..
                 } => {
                     event!("vm", "rebooting");
-                    drop(machine.take());
-                    machine = Some(self.build()?);
+                    let legacy = machine.take().map(Machine::leave).unwrap_or_default();
+                    machine = Some(self.build(legacy)?);
                     event!("vm", "rebooted");
                 }
                 Request::Power {
@@ -180,7 +180,7 @@ impl Owner {
         filter.apply().map_err(Error::confine(name))
     }
 
-    fn build(&mut self) -> Result<Machine> {
+    fn build(&mut self, mut legacy: Legacy) -> Result<Machine> {
         self.built += 1;
         let number = self.built;
         let power = {
@@ -206,6 +206,7 @@ impl Owner {
             &self.features,
             self.options.seccomp,
             Reports { power, failed },
+            &mut legacy,
         )
     }
 }

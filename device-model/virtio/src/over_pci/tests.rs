@@ -54,7 +54,10 @@ impl VirtioDevice for Echo {
     fn identity(&self) -> Identity {
         Identity {
             device_type: 42,
-            class: Class { base: 0x07, sub: 0x80 },
+            class: Class {
+                base: 0x07,
+                sub: 0x80,
+            },
             features: self.features,
             queue_sizes: vec![64, 128],
             config_len: 6,
@@ -108,7 +111,10 @@ fn device_with(bench: &Bench, echo: Echo) -> OverPci<Echo> {
 }
 
 fn device(bench: &Bench) -> OverPci<Echo> {
-    device_with(bench, Echo::new(feature::EVENT_IDX | feature::INDIRECT_DESC))
+    device_with(
+        bench,
+        Echo::new(feature::EVENT_IDX | feature::INDIRECT_DESC),
+    )
 }
 
 /// A device and its driver at work.
@@ -125,6 +131,7 @@ fn echo(bench: &Bench, driver: &Driver<'_>, queue: &mut DriverQueue, text: &[u8]
     let len = u32::try_from(text.len()).unwrap();
     queue.set_used_event(queue.used_index());
     let addresses = queue.add(&[Part::Read(text), Part::Write(len)]);
+    drop(bench.sent.take());
     driver.kick(queue.index);
     bench.sent.wait(Driver::queue_message(queue.index));
     let used = queue.used();

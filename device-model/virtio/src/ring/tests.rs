@@ -39,7 +39,13 @@ fn ring_at(size: u16, features: u64, position: u16) -> (Ring, DriverQueue, Arc<H
     let mut queue = DriverQueue::new(ram.clone(), 0, size);
     queue.set_available(position);
     let [descriptors, available, used] = queue.addresses();
-    let setup = QueueSetup { size, descriptors, available, used, enabled: true };
+    let setup = QueueSetup {
+        size,
+        descriptors,
+        available,
+        used,
+        enabled: true,
+    };
     let heard = Arc::new(Heard::default());
     let ring = Ring::new(RingParts {
         index: 0,
@@ -58,7 +64,12 @@ fn ring_at(size: u16, features: u64, position: u16) -> (Ring, DriverQueue, Arc<H
 fn a_chain_is_read_written_and_given_back() {
     let (mut ring, mut queue, heard) = ring(8, 0);
     assert!(ring.pop().is_none());
-    let parts = [Part::Read(b"hel"), Part::Read(b"lo"), Part::Write(2), Part::Write(10)];
+    let parts = [
+        Part::Read(b"hel"),
+        Part::Read(b"lo"),
+        Part::Write(2),
+        Part::Write(10),
+    ];
     let addresses = queue.add(&parts);
     let mut chain = ring.pop().unwrap();
     assert_eq!((chain.readable_len(), chain.writable_len()), (5, 12));
@@ -134,7 +145,13 @@ fn chains_in_flight_cannot_be_made_available_again() {
     let _first = ring.pop().unwrap();
     let _second = ring.pop().unwrap();
     queue.offer(0);
-    assert!(matches!(ring.try_pop(), Err(Error::TooManyAvailable { waiting: 3, size: 2 })));
+    assert!(matches!(
+        ring.try_pop(),
+        Err(Error::TooManyAvailable {
+            waiting: 3,
+            size: 2
+        })
+    ));
 }
 
 #[test]

@@ -34,9 +34,20 @@ impl<'a> Driver<'a> {
     #[must_use]
     pub fn find(bench: &'a Bench, slot: u8) -> Self {
         let ecam = arch_ecam() + (u64::from(slot) << 15);
-        let mut driver =
-            Self { bench, ecam, common: 0, notify: 0, isr: 0, config: 0, msix: None };
-        assert_eq!(driver.config_read(0, 2), 0x1af4, "no virtio device in slot {slot}");
+        let mut driver = Self {
+            bench,
+            ecam,
+            common: 0,
+            notify: 0,
+            isr: 0,
+            config: 0,
+            msix: None,
+        };
+        assert_eq!(
+            driver.config_read(0, 2),
+            0x1af4,
+            "no virtio device in slot {slot}"
+        );
         driver.locate();
         driver
     }
@@ -81,7 +92,11 @@ impl<'a> Driver<'a> {
     #[must_use]
     pub fn bar(&self, index: u64) -> u64 {
         let low = self.config_read(0x10 + 4 * index, 4);
-        let high = if low & 4 == 0 { 0 } else { self.config_read(0x14 + 4 * index, 4) };
+        let high = if low & 4 == 0 {
+            0
+        } else {
+            self.config_read(0x14 + 4 * index, 4)
+        };
         (low & !0xf) | high << 32
     }
 
@@ -93,7 +108,8 @@ impl<'a> Driver<'a> {
 
     /// Writes configuration space.
     pub fn config_write(&self, offset: u64, len: usize, value: u64) {
-        self.bench.write(self.ecam + offset, &value.to_le_bytes()[..len]);
+        self.bench
+            .write(self.ecam + offset, &value.to_le_bytes()[..len]);
     }
 
     /// Reads device memory.
@@ -112,7 +128,8 @@ impl<'a> Driver<'a> {
 
     /// Writes a field of the common structure.
     pub fn set_common(&self, field: usize, len: usize, value: u64) {
-        self.bench.write(self.common + as_u64(field), &value.to_le_bytes()[..len]);
+        self.bench
+            .write(self.common + as_u64(field), &value.to_le_bytes()[..len]);
     }
 
     /// Device status.
@@ -299,7 +316,16 @@ impl DriverQueue {
         let base = QUEUES + QUEUE_SPACE * u64::from(index);
         ram.write_zeros(base, QUEUE_SPACE).expect("RAM");
         let next_buffer = BUFFERS + 0x10_0000 * u64::from(index);
-        Self { ram, index, size, base, next_descriptor: 0, next_buffer, available: 0, seen: 0 }
+        Self {
+            ram,
+            index,
+            size,
+            base,
+            next_descriptor: 0,
+            next_buffer,
+            available: 0,
+            seen: 0,
+        }
     }
 
     /// Guest physical addresses of descriptor table, available ring and used ring.
@@ -314,7 +340,15 @@ impl DriverQueue {
     }
 
     /// Writes one descriptor of the table at `table`.
-    pub fn describe_at(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+    pub fn describe_at(
+        &self,
+        table: u64,
+        index: u16,
+        address: u64,
+        len: u32,
+        flags: u16,
+        next: u16,
+    ) {
         let at = table + 16 * u64::from(index);
         self.put(at, &address.to_le_bytes());
         self.put(at + 8, &len.to_le_bytes());
@@ -397,7 +431,10 @@ impl DriverQueue {
 
     /// Says for which used index the driver wants an interrupt.
     pub fn set_used_event(&self, index: u16) {
-        self.put(self.base + AVAILABLE + 4 + 2 * u64::from(self.size), &index.to_le_bytes());
+        self.put(
+            self.base + AVAILABLE + 4 + 2 * u64::from(self.size),
+            &index.to_le_bytes(),
+        );
     }
 
     /// Bytes of RAM.

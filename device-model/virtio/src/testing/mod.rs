@@ -3,7 +3,10 @@
 //! [`Bench`] has RAM, buses and PCI; put a device on it with [`Bench::environment`]. [`Driver`] finds the device in
 //! configuration space, negotiates, sets queues up and rings doorbells, all through the buses as a guest would,
 //! and can be made to break any rule on the way.
-#![expect(clippy::missing_panics_doc, reason = "a test that goes wrong is to panic")]
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "a test that goes wrong is to panic"
+)]
 
 mod driver;
 
@@ -16,6 +19,7 @@ use hypervisor::{DoorbellValue, MsiMessage};
 use memory::{GuestRam, RamOptions, RegionSpec};
 use pci::{Interrupts, Layout, Pci, Vector};
 use reactor::Kick;
+use sandbox::Filter;
 
 use crate::{Attention, Doorbells, Environment, OverPci, VirtioDevice};
 
@@ -51,7 +55,10 @@ impl Bench {
     /// A machine with nothing on PCI but a host bridge.
     #[must_use]
     pub fn new() -> Self {
-        let regions = [RegionSpec { start: 0, size: RAM_SIZE }];
+        let regions = [RegionSpec {
+            start: 0,
+            size: RAM_SIZE,
+        }];
         let ram = GuestRam::new(&regions, &RamOptions::default()).expect("16 MiB");
         let (ports, memory) = (Bus::new("I/O ports"), Bus::new("memory"));
         let layout = Layout {
@@ -61,7 +68,15 @@ impl Bench {
         };
         let pci = Pci::new(&ports, &memory, &layout).expect("empty buses");
         let (sent, bells) = (Sent::default(), Bells::default());
-        Self { ram, ports, memory, pci, sent, bells, wanted: Arc::default() }
+        Self {
+            ram,
+            ports,
+            memory,
+            pci,
+            sent,
+            bells,
+            wanted: Arc::default(),
+        }
     }
 
     /// For a device called `id`, in the lowest free slot.
@@ -78,6 +93,7 @@ impl Bench {
             interrupts: Box::new(self.sent.clone()),
             doorbells: Box::new(self.bells.clone()),
             attention: Attention::new(move || wanted.store(true, Ordering::Release)),
+            rules: Filter::none(),
         }
     }
 
@@ -124,7 +140,10 @@ impl Sent {
 
 impl Interrupts for Sent {
     fn vector(&self) -> hypervisor::Result<Box<dyn Vector>> {
-        Ok(Box::new(Route { sent: self.clone(), message: Mutex::default() }))
+        Ok(Box::new(Route {
+            sent: self.clone(),
+            message: Mutex::default(),
+        }))
     }
 }
 
@@ -179,7 +198,10 @@ impl Doorbells for Bells {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.push((key, address, kick.clone()));
-        Ok(Some(Box::new(Bell { bells: self.clone(), key })))
+        Ok(Some(Box::new(Bell {
+            bells: self.clone(),
+            key,
+        })))
     }
 }
 
@@ -190,7 +212,11 @@ struct Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        let mut list = self.bells.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self
+            .bells
+            .list
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         list.retain(|(key, ..)| *key != self.key);
     }
 }

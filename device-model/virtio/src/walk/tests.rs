@@ -2,8 +2,8 @@ use memory::{RamOptions, RegionSpec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{Bench, DriverQueue};
 use crate::QueueSetup;
+use crate::testing::{Bench, DriverQueue};
 
 const SIZE: u16 = 8;
 
@@ -21,7 +21,13 @@ impl Chains {
 
     fn walk_with(&self, indirect: bool, head: u16) -> Result<(Shape, Vec<Buffer>)> {
         let [descriptors, available, used] = self.queue.addresses();
-        let setup = QueueSetup { size: SIZE, descriptors, available, used, enabled: true };
+        let setup = QueueSetup {
+            size: SIZE,
+            descriptors,
+            available,
+            used,
+            enabled: true,
+        };
         let addresses = setup.check(SIZE, &self.ram).unwrap();
         let mut buffers = Vec::new();
         let shape = walk(&self.ram, &addresses, indirect, head, &mut buffers)?;
@@ -49,17 +55,39 @@ fn follows_next_in_any_order_of_indices() {
     chains.queue.describe(2, 0x2000, 0, NEXT, 7);
     chains.queue.describe(7, 0x3000, 30, WRITE, 9);
     let (shape, buffers) = chains.walk(6).unwrap();
-    assert_eq!(shape, Shape { readable: 1, readable_len: 10, writable_len: 30 });
-    let expected = [Buffer { address: 0x1000, len: 10 }, Buffer { address: 0x3000, len: 30 }];
+    assert_eq!(
+        shape,
+        Shape {
+            readable: 1,
+            readable_len: 10,
+            writable_len: 30
+        }
+    );
+    let expected = [
+        Buffer {
+            address: 0x1000,
+            len: 10,
+        },
+        Buffer {
+            address: 0x3000,
+            len: 30,
+        },
+    ];
     assert_eq!(buffers, expected, "a descriptor of no bytes is nothing");
 }
 
 #[test]
 fn an_index_beyond_the_table_is_refused_as_head_and_as_next() {
     let chains = Chains::new();
-    assert_eq!(chains.refused(8), "descriptor 8 is beyond the end of a table of 8");
+    assert_eq!(
+        chains.refused(8),
+        "descriptor 8 is beyond the end of a table of 8"
+    );
     chains.queue.describe(0, 0x1000, 1, NEXT, 0xffff);
-    assert_eq!(chains.refused(0), "descriptor 65535 is beyond the end of a table of 8");
+    assert_eq!(
+        chains.refused(0),
+        "descriptor 65535 is beyond the end of a table of 8"
+    );
 }
 
 #[test]
@@ -68,7 +96,9 @@ fn loops_end() {
     chains.queue.describe(0, 0x1000, 1, NEXT, 0);
     assert!(matches!(chains.walk(0), Err(Error::Loop(8))));
     for index in 0..8 {
-        chains.queue.describe(index, 0x1000, 1, NEXT, (index + 1) % 8);
+        chains
+            .queue
+            .describe(index, 0x1000, 1, NEXT, (index + 1) % 8);
     }
     assert!(matches!(chains.walk(3), Err(Error::Loop(8))));
     // As long as the table is the longest that is possible.
@@ -88,7 +118,11 @@ fn buffers_must_be_ram_to_their_last_byte() {
         (0, u32::MAX, false),
     ] {
         chains.queue.describe(0, address, len, WRITE, 0);
-        assert_eq!(chains.walk(0).is_ok(), good, "{len:#x} bytes at {address:#x}");
+        assert_eq!(
+            chains.walk(0).is_ok(),
+            good,
+            "{len:#x} bytes at {address:#x}"
+        );
     }
 }
 
@@ -97,7 +131,10 @@ fn a_bad_buffer_at_the_end_spoils_the_whole_chain() {
     let chains = Chains::new();
     chains.queue.describe(0, 0x1000, 1, NEXT, 1);
     chains.queue.describe(1, END, 1, WRITE, 0);
-    assert_eq!(chains.refused(0), "0x1 bytes at 0x1000000 for the buffer are not RAM");
+    assert_eq!(
+        chains.refused(0),
+        "0x1 bytes at 0x1000000 for the buffer are not RAM"
+    );
 }
 
 #[test]
@@ -118,7 +155,10 @@ fn lengths_that_wrap_are_refused() {
     for flags in [0, WRITE] {
         chains.queue.describe(0, 0, u32::MAX, flags | NEXT, 1);
         chains.queue.describe(1, 0, 1, flags, 0);
-        assert!(matches!(chains.walk(0), Err(Error::TooLong)), "flags {flags}");
+        assert!(
+            matches!(chains.walk(0), Err(Error::TooLong)),
+            "flags {flags}"
+        );
     }
     chains.queue.describe(0, 0, u32::MAX, NEXT, 1);
     chains.queue.describe(1, 0, 1, WRITE, 0);
@@ -134,9 +174,19 @@ fn an_indirect_table_ends_a_chain_of_direct_descriptors() {
     chains.queue.describe_at(TABLE, 0, 0x2000, 2, NEXT, 2);
     chains.queue.describe_at(TABLE, 2, 0x3000, 3, WRITE, 0);
     let (shape, buffers) = chains.walk(0).unwrap();
-    assert_eq!(shape, Shape { readable: 2, readable_len: 3, writable_len: 3 });
+    assert_eq!(
+        shape,
+        Shape {
+            readable: 2,
+            readable_len: 3,
+            writable_len: 3
+        }
+    );
     assert_eq!(buffers.len(), 3);
-    assert!(matches!(chains.walk_with(false, 0), Err(Error::Indirect(_))), "not negotiated");
+    assert!(
+        matches!(chains.walk_with(false, 0), Err(Error::Indirect(_))),
+        "not negotiated"
+    );
 }
 
 #[test]
@@ -156,7 +206,12 @@ fn bad_indirect_tables_are_refused() {
     chains.queue.describe_at(TABLE, 0, TABLE, 16, INDIRECT, 0);
     check(TABLE, 16, INDIRECT, "in an indirect table itself");
     chains.queue.describe_at(TABLE, 0, 0x1000, 1, NEXT, 1);
-    check(TABLE, 16, INDIRECT, "descriptor 1 is beyond the end of a table of 1");
+    check(
+        TABLE,
+        16,
+        INDIRECT,
+        "descriptor 1 is beyond the end of a table of 1",
+    );
     chains.queue.describe_at(TABLE, 0, 0x1000, 1, NEXT, 0);
     check(TABLE, 16, INDIRECT, "loop");
 }
@@ -179,7 +234,11 @@ fn model(
     if flags & INDIRECT != 0 {
         let whole = usize::try_from(len).unwrap() == 16 * indirect.len();
         let sound = !inside && flags & NEXT == 0 && address == TABLE && whole;
-        return if sound { model(table, indirect, 0, true, indirect.len(), out) } else { None };
+        return if sound {
+            model(table, indirect, 0, true, indirect.len(), out)
+        } else {
+            None
+        };
     }
     let writable = flags & WRITE != 0;
     if !writable && out.iter().any(|(.., writable)| *writable) {
@@ -191,7 +250,11 @@ fn model(
         }
         out.push((address, len, writable));
     }
-    if flags & NEXT != 0 { model(table, indirect, next, inside, left, out) } else { Some(()) }
+    if flags & NEXT != 0 {
+        model(table, indirect, next, inside, left, out)
+    } else {
+        Some(())
+    }
 }
 
 fn plain() -> impl Strategy<Value = Plain> {

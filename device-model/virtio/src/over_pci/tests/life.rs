@@ -15,7 +15,10 @@ fn the_driver_waits_for_nothing_but_the_owner() {
     assert_eq!(queues[0].used_index(), 0);
     bench.attend(&mut device);
     eventually(|| queues[0].used_index() == 1);
-    assert_eq!(bench.bells.addresses(), [driver.doorbell(0), driver.doorbell(1)]);
+    assert_eq!(
+        bench.bells.addresses(),
+        [driver.doorbell(0), driver.doorbell(1)]
+    );
 }
 
 #[test]
@@ -70,7 +73,11 @@ fn what_is_rung_while_stopped_is_served_after_the_start() {
     queues[0].add(&[Part::Read(b"two"), Part::Write(3)]);
     driver.kick(0);
     std::thread::sleep(std::time::Duration::from_millis(5));
-    assert_eq!(queues[0].used_index(), 1, "nothing is written while it is stopped");
+    assert_eq!(
+        queues[0].used_index(),
+        1,
+        "nothing is written while it is stopped"
+    );
     device.start().unwrap();
     eventually(|| queues[0].used_index() == 2);
 }
@@ -107,7 +114,12 @@ fn a_copy_goes_on_where_the_original_stopped() {
     drop(device);
     assert_eq!(driver.config_read(0, 4), 0xffff_ffff, "the slot is empty");
 
-    let mut copy = OverPci::new("echo", Echo::new(u64::from(u32::MAX)), bench.environment("echo0")).unwrap();
+    let mut copy = OverPci::new(
+        "echo",
+        Echo::new(u64::from(u32::MAX)),
+        bench.environment("echo0"),
+    )
+    .unwrap();
     copy.restore(serde_json::from_str(&text).unwrap()).unwrap();
     assert_eq!(serde_json::to_string(&copy.save().unwrap()).unwrap(), text);
     copy.start().unwrap();
@@ -125,7 +137,10 @@ fn states_that_make_no_sense_are_refused_and_change_nothing() {
     device.stop().unwrap();
     let good = device.save().unwrap();
     for (pointer, value) in [
-        ("/transport/queues/0/descriptors", serde_json::json!(u64::MAX - 15)),
+        (
+            "/transport/queues/0/descriptors",
+            serde_json::json!(u64::MAX - 15),
+        ),
         ("/transport/queues/0/used", serde_json::json!(2)),
         ("/transport/queues/1/size", serde_json::json!(0)),
         ("/transport/queues/1/size", serde_json::json!(256)),
@@ -152,7 +167,10 @@ fn a_queue_can_be_reset_alone() {
     let mut device = device_with(&bench, Echo::new(feature::RING_RESET));
     let driver = Driver::find(&bench, 1);
     let common = driver.capability(9, Some(1)).unwrap();
-    assert!(driver.config_read(common + 12, 4) >= 60, "the field is inside");
+    assert!(
+        driver.config_read(common + 12, 4) >= 60,
+        "the field is inside"
+    );
     let mut queues = driver.start(feature::RING_RESET);
     bench.attend(&mut device);
     echo(&bench, &driver, &mut queues[0], b"one");
@@ -177,4 +195,55 @@ fn two_devices_do_not_share_anything() {
     echo(&bench, &first_driver, &mut first_queues[0], b"fine");
     let third = OverPci::new("echo", Echo::new(0), bench.environment("echo2")).unwrap();
     assert_eq!(third.address().device, 2, "the slot is free again");
+}
+
+/// Never runs out of work: makes available again what it was given.
+struct Flood(DriverQueue);
+
+impl Service for Flood {
+    fn serve(&mut self, _: &mut Chain) -> u32 {
+        self.0.offer(0);
+        1
+    }
+}
+
+#[test]
+fn a_driver_that_never_stops_does_not_keep_the_worker_from_stopping() {
+    let bench = Bench::new();
+    let mut queue = DriverQueue::new(bench.ram.clone(), 0, 8);
+    queue.add(&[Part::Write(4)]);
+    let [descriptors, available, used] = queue.addresses();
+    let setup = crate::QueueSetup {
+        size: 8,
+        descriptors,
+        available,
+        used,
+        enabled: true,
+    };
+    let msix = Arc::new(Msix::new(2, &bench.sent).unwrap());
+    let ring = Ring::new(crate::RingParts {
+        index: 0,
+        addresses: setup.check(8, &bench.ram).unwrap(),
+        features: 0,
+        ram: bench.ram.clone(),
+        kick: Kick::new().unwrap(),
+        line: Arc::new(PciLine::new(msix, 1)),
+        next_available: 0,
+        next_used: 0,
+    });
+    ring.kick().signal();
+    let mut task = QueueTask::new("flood".into(), Filter::none(), Flood(queue));
+    task.start(ring).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let begin = std::time::Instant::now();
+    let ring = task.stop().unwrap();
+    assert!(begin.elapsed() < std::time::Duration::from_millis(500));
+    assert_eq!(ring.in_flight(), 0);
+    assert!(!ring.is_broken());
+    assert!(task.stop().is_none(), "it was stopped");
+    task.start(ring).unwrap();
+    assert!(
+        task.stop().unwrap().next_used() > 8,
+        "and worked all the time"
+    );
 }

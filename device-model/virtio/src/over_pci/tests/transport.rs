@@ -40,7 +40,10 @@ fn is_found_with_the_ids_and_structures_of_the_specification() {
 #[test]
 fn a_boot_device_has_its_registers_below_4_gib() {
     let bench = Bench::new();
-    let environment = Environment { below_4g: true, ..bench.environment("low") };
+    let environment = Environment {
+        below_4g: true,
+        ..bench.environment("low")
+    };
     let mut device = OverPci::new("echo", Echo::new(0), environment).unwrap();
     device.start().unwrap();
     let driver = Driver::find(&bench, 1);
@@ -51,7 +54,10 @@ fn a_boot_device_has_its_registers_below_4_gib() {
 #[test]
 fn offers_its_features_and_accepts_exactly_what_is_possible() {
     let bench = Bench::new();
-    let environment = Environment { iommu: true, ..bench.environment("echo") };
+    let environment = Environment {
+        iommu: true,
+        ..bench.environment("echo")
+    };
     let echo = Echo::new(feature::EVENT_IDX);
     let mut device = OverPci::new("echo", echo, environment).unwrap();
     device.start().unwrap();
@@ -83,7 +89,11 @@ fn features_are_frozen_once_agreed() {
     driver.set_common(field::DRIVER_FEATURE, 4, u64::from(u32::MAX));
     assert_eq!(driver.common(field::DRIVER_FEATURE, 4), 0);
     driver.set_status(status::ACKNOWLEDGE);
-    assert_eq!(driver.status(), 0xb, "bits are not taken away but by a reset");
+    assert_eq!(
+        driver.status(),
+        0xb,
+        "bits are not taken away but by a reset"
+    );
 }
 
 #[test]
@@ -108,7 +118,11 @@ fn queue_fields_read_back_by_halves_and_whole() {
         assert_eq!(driver.common(field::QUEUE_SIZE, 2), 128);
     }
     driver.set_common(field::QUEUE_SELECT, 2, 2);
-    assert_eq!(driver.common(field::QUEUE_SIZE, 2), 0, "there is no such queue");
+    assert_eq!(
+        driver.common(field::QUEUE_SIZE, 2),
+        0,
+        "there is no such queue"
+    );
     driver.set_common(field::QUEUE_ENABLE, 2, 1);
     assert_eq!(driver.common(field::QUEUE_ENABLE, 2), 0);
     // Vectors that do not exist read back as none.
@@ -124,7 +138,12 @@ fn requests_go_there_and_back_on_every_queue() {
     let (_device, driver, mut queues) = at_work(&bench);
     for round in 0..100 {
         for queue in &mut queues {
-            echo(&bench, &driver, queue, format!("request {round}").as_bytes());
+            echo(
+                &bench,
+                &driver,
+                queue,
+                format!("request {round}").as_bytes(),
+            );
         }
     }
 }
@@ -151,7 +170,11 @@ fn configuration_fields_and_their_changes() {
     let bench = Bench::new();
     let (device, driver, _queues) = at_work(&bench);
     assert_eq!(driver.field(0, 4), u64::from(u32::from_le_bytes(*b"conf")));
-    assert_eq!(driver.field(4, 4), u64::from(u32::from_le_bytes(*b"ig\0\0")), "what is beyond is 0");
+    assert_eq!(
+        driver.field(4, 4),
+        u64::from(u32::from_le_bytes(*b"ig\0\0")),
+        "what is beyond is 0"
+    );
     assert_eq!(driver.field(0xfff, 1), 0);
     let generation = driver.common(field::CONFIG_GENERATION, 1);
     device.with_device(|echo| echo.change.clone().unwrap().announce());
@@ -178,9 +201,18 @@ fn bar_0_can_be_reached_through_configuration_space() {
     driver.config_write(window + 16, 1, 3);
     assert_eq!(driver.config_read(window + 16, 1), 3);
     select(0x4000, 4);
-    assert_eq!(driver.config_read(window + 16, 4), u64::from(u32::from_le_bytes(*b"conf")));
+    assert_eq!(
+        driver.config_read(window + 16, 4),
+        u64::from(u32::from_le_bytes(*b"conf"))
+    );
     // Nonsense has no effect: other BARs, widths, misaligned, beyond the end.
-    for (bar, offset, len) in [(1, 0, 4), (0, 0, 8), (0, 2, 4), (0, BAR_SIZE, 4), (0, u64::MAX, 4)] {
+    for (bar, offset, len) in [
+        (1, 0, 4),
+        (0, 0, 8),
+        (0, 2, 4),
+        (0, BAR_SIZE, 4),
+        (0, u64::MAX, 4),
+    ] {
         driver.config_write(window + 4, 1, bar);
         driver.config_write(window + 8, 4, offset & 0xffff_ffff);
         driver.config_write(window + 12, 4, len);
@@ -188,5 +220,9 @@ fn bar_0_can_be_reached_through_configuration_space() {
     }
     select(field::DEVICE_STATUS as u64, 1);
     assert_eq!(driver.config_read(window + 16, 1), 3);
-    assert_eq!(driver.config_read(window + 3, 1), 5, "the type cannot be written");
+    assert_eq!(
+        driver.config_read(window + 3, 1),
+        5,
+        "the type cannot be written"
+    );
 }
