@@ -41,7 +41,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// More processors than this host can give one machine, or an APIC id beyond its limit.
-    #[error("{what} {value} is beyond this host's limit of {limit} per machine")]
+    #[error("{what} {value} is beyond this host's limit of {limit} per machine: lower --cpus max")]
     TooManyVcpus {
         /// Which limit: `processor` (a count) or `APIC id`.
         what: &'static str,

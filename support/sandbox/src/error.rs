@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// The word is not one of `true`, `false`, `log`, `errno`.
-    #[error("unknown seccomp mode {0:?}: --seccomp takes true, false, log or errno")]
+    #[error("unknown mode {0:?}: true, false, log or errno")]
     UnknownMode(String),
 
     /// The declared calls make a program larger than the kernel loads.

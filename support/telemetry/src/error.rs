@@ -7,7 +7,7 @@ use std::io;
 #[non_exhaustive]
 pub enum Error {
     /// A token of the format does not exist.
-    #[error("--log-format has no token {{{token}}}{}", near.map(|n| format!(": did you mean {{{n}}}?")).unwrap_or_default())]
+    #[error("there is no token {{{token}}}{}", near.map(|n| format!(": did you mean {{{n}}}?")).unwrap_or_default())]
     UnknownToken {
         /// The text between the braces.
         token: String,
@@ -16,7 +16,7 @@ pub enum Error {
     },
 
     /// A brace that neither begins nor ends a token.
-    #[error("--log-format has a lone {brace:?} at byte {at}; for the character itself, double it")]
+    #[error("a lone {brace:?} at byte {at}; for the character itself, double it")]
     LoneBrace {
         /// `{` or `}`.
         brace: char,
@@ -25,7 +25,7 @@ pub enum Error {
     },
 
     /// The format has a token in local time, but the host's time zone cannot be found out.
-    #[error("--log-format uses local time, but the time zone (TZ, /etc/localtime) is not known")]
+    #[error("the format uses local time, but the time zone (TZ, /etc/localtime) is not known")]
     TimeZone(#[source] jiff::Error),
 
     /// Something else in the process already set up logging or events.

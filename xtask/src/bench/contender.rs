@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::GUEST_MEBIBYTES;
 use crate::run;
 
 /// One monitor.
@@ -49,7 +50,12 @@ impl Contender {
         match self.options {
             Options::Compatible => {
                 command.arg("--kernel").arg(payload);
-                command.args(["--cpus", "boot=1", "--memory", "size=128M"]);
+                command.args([
+                    "--cpus",
+                    "boot=1",
+                    "--memory",
+                    &format!("size={GUEST_MEBIBYTES}M"),
+                ]);
                 command.args(["--serial", "off", "--console", "off", "--debug-console"]);
                 command.arg(format!("file={}", output.display()));
             }
@@ -63,7 +69,13 @@ impl Contender {
                     "-cpu",
                     "host,-arch-capabilities",
                 ]);
-                command.args(["-m", "128", "-nodefaults", "-no-user-config", "-no-reboot"]);
+                command.args([
+                    "-m",
+                    &GUEST_MEBIBYTES.to_string(),
+                    "-nodefaults",
+                    "-no-user-config",
+                    "-no-reboot",
+                ]);
                 command.args(["-display", "none", "-chardev"]);
                 command.arg(format!("file,id=out,path={}", output.display()));
                 command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=out"]);

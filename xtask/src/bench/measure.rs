@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use testkit::payload::Payload;
 
+use super::GUEST_MEBIBYTES;
 use super::contender::Contender;
 use super::report::Summary;
 use crate::error::{Context as _, Error, Result};
@@ -131,22 +132,39 @@ impl Bench {
         self.contenders.iter().map(summary).collect()
     }
 
-    /// Private and proportional memory in MiB with the guest halted.
+    /// Private and proportional memory in MiB, without the guest's, with the guest halted. Another monitor of
+    /// the same kind runs beside the measured one, as on a host with many: what they share is not private.
     fn memory(&self, contender: &Contender) -> Result<[f64; 2]> {
+        let mut beside = self.halted(contender)?;
         let mut readings = Vec::new();
         for _ in 0..MEMORY_RUNS {
-            self.drain();
-            let mut command = self.command(contender, &self.halts)?;
-            let mut child = spawn(&mut command)?;
-            if !self.wait_for_byte()? {
-                return Err(self.failed(&mut child, &command, "the guest printed nothing"));
+            let measured = self.halted(contender).and_then(|mut child| {
+                std::thread::sleep(SETTLE);
+                let maps = run::read_text(Path::new(&format!("/proc/{}/smaps", child.id())));
+                end(&mut child);
+                maps
+            });
+            match measured {
+                Ok(maps) => readings.push(parse_smaps(&maps)),
+                Err(error) => {
+                    end(&mut beside);
+                    return Err(error);
+                }
             }
-            std::thread::sleep(SETTLE);
-            let rollup = run::read_text(Path::new(&format!("/proc/{}/smaps_rollup", child.id())));
-            end(&mut child);
-            readings.push(parse_rollup(&rollup?));
         }
+        end(&mut beside);
         Ok([0, 1].map(|index| median(readings.iter().map(|reading| reading[index]).collect())))
+    }
+
+    /// A monitor whose guest has halted.
+    fn halted(&self, contender: &Contender) -> Result<Child> {
+        self.drain();
+        let mut command = self.command(contender, &self.halts)?;
+        let mut child = spawn(&mut command)?;
+        if self.wait_for_byte()? {
+            return Ok(child);
+        }
+        Err(self.failed(&mut child, &command, "the guest printed nothing"))
     }
 
     fn command(&self, contender: &Contender, payload: &Path) -> Result<Command> {
@@ -209,14 +227,23 @@ fn cpu_of_children() -> Result<Duration> {
     Ok(time(usage.user_time()) + time(usage.system_time()))
 }
 
-/// Private and proportional memory in MiB from `smaps_rollup`.
-fn parse_rollup(text: &str) -> [f64; 2] {
-    let kib = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u32>().ok());
-        f64::from(number.unwrap_or(0)) / 1024.0
-    };
-    [kib("Private_Clean:") + kib("Private_Dirty:"), kib("Pss:")]
+/// Private and proportional memory in MiB from `smaps`, without the guest's memory: the mappings of at least
+/// half its size, because some monitors have it in two.
+fn parse_smaps(text: &str) -> [f64; 2] {
+    let (mut private, mut proportional) = (0, 0);
+    let mut guest = false;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        let kib: u32 = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        match name {
+            "Size:" => guest = kib >= GUEST_MEBIBYTES * 1024 / 2,
+            "Private_Clean:" | "Private_Dirty:" if !guest => private += kib,
+            "Pss:" if !guest => proportional += kib,
+            _ => {}
+        }
+    }
+    [private, proportional].map(|kib| f64::from(kib) / 1024.0)
 }
 
 fn mebibytes(bytes: u64) -> f64 {
@@ -246,9 +273,12 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_mebibytes() {
-        let text = "Rss: 9 kB\nPss:  1024 kB\nPss_Anon: 5 kB\nPrivate_Clean: 512 kB\nPrivate_Dirty: 1536 kB\n";
+        let text = "\
+            7f00-7f01 rw-p 0 00:00 0\nSize: 131072 kB\nPss: 4096 kB\nPrivate_Dirty: 4096 kB\n\
+            7f02-7f03 r-xp 0 fe:00 1 /bin/vmm\nSize: 3000 kB\nPss: 1024 kB\nPrivate_Clean: 512 kB\n\
+            7f04-7f05 rw-p 0 00:00 0\nSize: 2000 kB\nPss: 0 kB\nPss_Anon: 5 kB\nPrivate_Dirty: 1536 kB\n";
         assert_eq!(
-            parse_rollup(text).map(|mib| format!("{mib:.2}")),
+            parse_smaps(text).map(|mib| format!("{mib:.2}")),
             ["2.00", "1.00"]
         );
     }

@@ -7,7 +7,8 @@
 //!   is a FIFO with us at the other end.
 //! - *whole run*: until the process that then powers off has ended.
 //! - *CPU time*: user and system time of that process, as the kernel accounts it.
-//! - *private and proportional memory*: of a second run whose guest halts (`smaps_rollup`).
+//! - *private and proportional memory*: of the monitor while its guest halts, without the guest's own memory
+//!   and with another monitor of the same kind beside it, so that a program's text counts as shared.
 //! - *binary*: size of the program's file.
 //!
 //! All contenders take turns in every round, so a busy moment of the machine hits all alike.
@@ -24,6 +25,9 @@ use crate::args::Args;
 use crate::error::{Error, Result};
 use crate::project::Project;
 use crate::{apt, release, run};
+
+/// Memory of the guest.
+const GUEST_MEBIBYTES: u32 = 128;
 
 /// Rounds that count, unless `--runs` says otherwise.
 const RUNS: usize = 50;

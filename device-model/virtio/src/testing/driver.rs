@@ -58,12 +58,12 @@ impl<'a> Driver<'a> {
         while at != 0 {
             let id = self.config_read(at, 1);
             if id == 9 {
-                let place = self.bar(self.config_read(at + 4, 1)) + self.config_read(at + 8, 4);
+                // The fields of others mean nothing here: type 5's are the driver's own.
                 match self.config_read(at + 3, 1) {
-                    1 => self.common = place,
-                    2 => self.notify = place,
-                    3 => self.isr = place,
-                    4 => self.config = place,
+                    1 => self.common = self.place(at),
+                    2 => self.notify = self.place(at),
+                    3 => self.isr = self.place(at),
+                    4 => self.config = self.place(at),
                     _ => {}
                 }
             } else if id == 0x11 {
@@ -72,6 +72,11 @@ impl<'a> Driver<'a> {
             }
             at = self.config_read(at + 1, 1);
         }
+    }
+
+    /// The address that the virtio capability at `at` tells.
+    fn place(&self, at: u64) -> u64 {
+        self.bar(self.config_read(at + 4, 1)) + self.config_read(at + 8, 4)
     }
 
     /// Offset of the capability with this id, and for virtio's this type.

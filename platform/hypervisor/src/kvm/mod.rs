@@ -69,6 +69,9 @@ pub(crate) fn open() -> Result<Arc<dyn Hypervisor>> {
     // SAFETY: the descriptor was just opened and nothing else owns it.
     let kvm = unsafe { Kvm::from_raw_fd(fd) };
     let version = kvm.get_api_version();
+    if version < 0 {
+        return Err(explain_open(io::Error::last_os_error()));
+    }
     if version != API_VERSION {
         return Err(Error::ApiVersion(version));
     }
@@ -88,6 +91,7 @@ fn explain_open(source: io::Error) -> Error {
         Some(libc::EACCES | libc::EPERM) => {
             "no permission to use it: add the user to the group kvm, or change the file's permissions"
         }
+        Some(libc::ENOTTY | libc::EINVAL) => "something else than KVM's device is there",
         _ => "the hypervisor cannot be used",
     };
     Error::Open {

@@ -1,5 +1,7 @@
 //! Drivers that break the rules.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// The device asks for a reset, and works after one.
@@ -168,4 +170,75 @@ fn accesses_of_any_width_anywhere_are_survived() {
     }
     let _ = driver.read(base + BAR_SIZE - 1, 1);
     let _ = driver.read(base + BAR_SIZE - 1, 8);
+}
+
+/// Something a driver does to the device's registers.
+#[derive(Clone, Debug)]
+enum Access {
+    Config(u64, usize, u64),
+    Bar(u64, usize, u64),
+    Attend,
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    let len = proptest::sample::select(vec![1usize, 2, 4, 8]);
+    let value = prop_oneof![0u64..16, any::<u64>()];
+    // Structures are hit more often than the space between them, common fields at their starts.
+    let field = proptest::sample::select((0u64..64).step_by(2).chain([21]).collect::<Vec<_>>());
+    let offset = prop_oneof![
+        4 => field,
+        1 => 0x2000u64..0x2002,
+        1 => 0x4000u64..0x4010,
+        1 => 0x6000u64..0x6010,
+        2 => 0x8000u64..0x8030,
+        1 => 0u64..BAR_SIZE,
+    ];
+    prop_oneof![
+        6 => (offset, len.clone(), value.clone()).prop_map(|(at, len, value)| Access::Bar(at, len, value)),
+        2 => (0u64..0x100, len, value).prop_map(|(at, len, value)| Access::Config(at, len, value)),
+        1 => Just(Access::Attend),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Whatever a driver does, the device works again for one that resets it and follows the rules, and its neighbour
+    /// never noticed.
+    #[test]
+    fn any_accesses_are_survived(accesses in proptest::collection::vec(access(), 0..150)) {
+        let bench = Bench::new();
+        let (mut neighbour, neighbours_driver, mut queues) = at_work(&bench);
+        let echo_features = feature::EVENT_IDX | feature::INDIRECT_DESC | feature::RING_RESET;
+        let mut device = device_with(&bench, Echo::new(echo_features));
+        let mut driver = Driver::find(&bench, 2);
+        for access in accesses {
+            match access {
+                Access::Config(offset, len, value) => {
+                    driver.config_write(offset, len, value);
+                    let _ = driver.config_read(offset, len);
+                }
+                Access::Bar(offset, len, value) => {
+                    let address = driver.bar(0).wrapping_add(offset);
+                    bench.write(address, &value.to_le_bytes()[..len]);
+                    let _ = driver.read(address, len);
+                }
+                Access::Attend => device.attend(),
+            }
+        }
+        driver.config_write(4, 2, 0);
+        driver.config_write(4, 2, 2);
+        driver.locate();
+        let saved = {
+            device.stop().unwrap();
+            device.save().unwrap()
+        };
+        device.restore(saved).unwrap();
+        device.start().unwrap();
+        driver.locate();
+        let mut own = driver.start(u64::MAX);
+        device.attend();
+        echo(&bench, &driver, &mut own[0], b"well again");
+        neighbour.attend();
+        echo(&bench, &neighbours_driver, &mut queues[1], b"never ill");
+    }
 }

@@ -150,14 +150,14 @@ fn wrong_templates_say_what_is_wrong() {
     let message = |template: &str| template.parse::<Format>().unwrap_err().to_string();
     assert_eq!(
         message("{mesg}"),
-        "--log-format has no token {mesg}: did you mean {msg}?"
+        "there is no token {mesg}: did you mean {msg}?"
     );
     assert_eq!(
         message("{blood pressure}"),
-        "--log-format has no token {blood pressure}"
+        "there is no token {blood pressure}"
     );
-    assert_eq!(message("{}"), "--log-format has no token {}");
-    let lone = "--log-format has a lone";
+    assert_eq!(message("{}"), "there is no token {}");
+    let lone = "a lone";
     assert_eq!(
         message("ab {msg"),
         format!("{lone} '{{' at byte 3; for the character itself, double it")
