@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::count::{self, Counts};
 use crate::error::{Context as _, Error, Result};
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::kvm::{self, Place};
 use crate::nested::{self, Job};
 use crate::project::Project;
@@ -39,6 +40,8 @@ pub(crate) fn run(
         None => release::build(project)?,
     };
     let guest = Guest::for_tests(project)?;
+    // The generic kernel, which the emulated host runs, is also the one of the guest that reads an MP table.
+    Kernel::host(project)?;
     let path = |path: &Path| path.display().to_string();
     let environment = vec![
         ("CH_BINARY".to_owned(), path(&binary)),
