@@ -131,6 +131,7 @@ fn help_is_a_text_for_standard_output_and_lists_the_options() {
                 "landlock-rules",
                 "memory",
                 "platform",
+                "rng",
                 "serial",
             ],
         ),
@@ -348,9 +349,10 @@ fn wrong_keys_and_values_are_answered_with_right_ones() {
             "--kernel @off --debug-console tty,iobase=233",
             &["--debug-console: ", "iobase", "0x"],
         ),
+        ("--kernel @off --console stdout", &["--console", "tty"]),
         (
-            "--kernel @off --console tty",
-            &["--console: ", "--console off", "--serial"],
+            "--kernel @off --rng src=/nowhere/at/all",
+            &["--rng", "/nowhere/at/all"],
         ),
         (
             "--kernel @off --seccomp maybe",
@@ -478,7 +480,7 @@ fn a_host_without_a_usable_hypervisor_is_told_what_to_do() {
         ),
         (
             "touch /dev/kvm && exec \"$@\"",
-            ["hypervisor", "KVM", "interface"],
+            ["hypervisor", "something else than KVM", "ioctl"],
         ),
     ] {
         let outcome = with_other_dev(&bed, script);

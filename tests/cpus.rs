@@ -5,6 +5,8 @@
 //! configuration can show. The vendor is the host's: what is specific to the other one is tested by
 //! `arch`, with the tables of several processors.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::Path;
 
 use rustix::process::Pid;

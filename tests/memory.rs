@@ -1,8 +1,10 @@
 //! `--memory`: what the guest's RAM is made of, as the host's kernel shows it in `/proc`.
 //!
-//! The guests are payloads of a few instructions, so most of this runs on any KVM. The kernel marks
+//! The guests are payloads of a few instructions, so this runs on any KVM. The kernel marks
 //! the monitor's RAM by itself: it is what is left out of core dumps (`dd` in `smaps`) and is not
 //! a device. The letters are those of proc(5), "VmFlags".
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -51,7 +51,6 @@ impl Tiny {
             .kernel(kernel)
             .memory("size=64M")
             .serial(link)
-            .arg("--console", "off")
             .arg("--event-monitor", format!("path={}", events.display()));
         let vm = words.iter().copied().fold(builder, Builder::flag).spawn();
         Self {

@@ -109,6 +109,7 @@ fn tables_have_the_ids_revisions_and_order_that_are_known() {
         ("DSDT", 6, "CHDSDT  "),
         ("FACP", 6, "CHFACP  "),
         ("APIC", 5, "CHMADT  "),
+        ("MCFG", 1, "CHMCFG  "),
         ("XSDT", 1, "CHXSDT  "),
     ];
     let mut by_address: Vec<&Table> = tables.iter().collect();

@@ -31,7 +31,6 @@ impl Tiny {
         let builder = words.fold(Vm::builder().kernel(kernel), Builder::flag);
         let vm = builder
             .serial(SerialLink::Stdio)
-            .arg("--console", "off")
             .arg("--debug-console", debug_console(folder.path()))
             .spawn()
             .unwrap();

@@ -40,7 +40,6 @@ impl Area {
         let builder = Vm::builder()
             .kernel(kernel)
             .memory("size=64M")
-            .arg("--console", "off")
             .arg("--debug-console", format!("file={}", output.display()));
         let vm = words.iter().copied().fold(builder, Builder::flag).spawn();
         let mut vm = vm.unwrap();

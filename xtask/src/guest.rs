@@ -8,11 +8,16 @@ use testkit::cpio::Archive;
 use crate::apt;
 use crate::error::Result;
 use crate::kernel::Kernel;
+use crate::modules::{self, Modules};
 use crate::project::Project;
 use crate::run;
 
 /// Programs that tests run in the guest and busybox does not have.
 const TEST_TOOLS: &[&str] = &["acpidump", "dmidecode", "lscpu"];
+
+/// Drivers that the distribution's kernel has as modules. They are in `/modules`, named so that their order is
+/// the one to load them in; a test that needs them loads them.
+const TEST_MODULES: &[&str] = &["virtio_pci", "virtio_console", "virtio_rng"];
 
 /// Files to boot a guest from, all in the cache.
 #[derive(Debug, Clone)]
@@ -26,22 +31,23 @@ pub(crate) struct Guest {
 impl Guest {
     /// What `cargo xtask boot` shows: busybox and nothing else.
     pub(crate) fn plain(project: &Project) -> Result<Self> {
-        Self::prepare(project, "initramfs", &[])
+        Self::prepare(project, "initramfs", &[], &[])
     }
 
     /// The same with the tools that tests use in the guest.
     pub(crate) fn for_tests(project: &Project) -> Result<Self> {
         apt::ensure(&[apt::TEST])?;
-        Self::prepare(project, "initramfs-test", TEST_TOOLS)
+        Self::prepare(project, "initramfs-test", TEST_TOOLS, TEST_MODULES)
     }
 
-    fn prepare(project: &Project, name: &str, tools: &[&str]) -> Result<Self> {
+    fn prepare(project: &Project, name: &str, tools: &[&str], modules: &[&str]) -> Result<Self> {
         apt::ensure(&[apt::GUEST])?;
         let kernel = Kernel::guest(project)?;
         let folder = project.cache().join("guest");
         run::create_folder(&folder)?;
         let initramfs = folder.join(name);
-        let bytes = image(tools)?;
+        let modules = Modules::read(&kernel.modules)?.in_load_order(modules)?;
+        let bytes = image(tools, &modules)?;
         // Left alone when nothing changed: a running guest may be reading it.
         if std::fs::read(&initramfs).ok().as_deref() != Some(&bytes) {
             let partial = folder.join(format!("{name}.{}", std::process::id()));
@@ -52,7 +58,7 @@ impl Guest {
     }
 }
 
-fn image(tools: &[&str]) -> Result<Vec<u8>> {
+fn image(tools: &[&str], modules: &[PathBuf]) -> Result<Vec<u8>> {
     let busybox = run::find_program("busybox").unwrap_or_else(|| "/bin/busybox".into());
     let applets = run::output_text(run::program("busybox").arg("--list"))?;
     let applets: Vec<&str> = applets.lines().collect();
@@ -66,6 +72,12 @@ fn image(tools: &[&str]) -> Result<Vec<u8>> {
         libraries.extend(shared_libraries(&path)?);
     }
     add_all(&mut archive, &libraries)?;
+    archive.directory("modules");
+    for (index, file) in modules.iter().enumerate() {
+        let name = modules::module_name(&file.to_string_lossy());
+        let content = modules::content(file)?;
+        archive.file(&format!("modules/{index:02}-{name}.ko"), 0o644, &content);
+    }
     Ok(archive.finish())
 }
 

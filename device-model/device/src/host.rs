@@ -1,6 +1,7 @@
 //! Everything a device may ask of the machine.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,11 +52,16 @@ pub struct Board {
     lines: Mutex<u32>,
     platform_area: Mutex<std::ops::Range<u64>>,
     eoi: Mutex<Option<EoiTarget>>,
+    services: Mutex<HashMap<TypeId, Service>>,
+    attention: Box<dyn Fn(&str) + Send + Sync>,
 }
+
+type Service = Arc<dyn Any + Send + Sync>;
 
 impl Board {
     /// A board without devices. `platform_area` is the guest physical range for registers of the platform
-    /// itself, whose places only the firmware tables tell.
+    /// itself, whose places only the firmware tables tell. `attention` is told the id of a device that wants
+    /// [`crate::Device::attend`]; it is called on processors' threads and must not block.
     #[must_use]
     pub fn new(
         vm: Arc<dyn Vm>,
@@ -64,6 +70,7 @@ impl Board {
         facts: Facts,
         seccomp: sandbox::Mode,
         platform_area: std::ops::Range<u64>,
+        attention: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
         Self {
             vm,
@@ -76,6 +83,8 @@ impl Board {
             lines: Mutex::new(FIRST_FREE_LINE),
             platform_area: Mutex::new(platform_area),
             eoi: Mutex::new(None),
+            services: Mutex::new(HashMap::new()),
+            attention: Box::new(attention),
         }
     }
 
@@ -89,6 +98,12 @@ impl Board {
     #[must_use]
     pub fn mmio(&self) -> &Arc<Bus> {
         &self.mmio
+    }
+
+    /// Offers something that only some devices know (PCI) to those that ask for it by its type.
+    pub fn provide<T: Any + Send + Sync>(&self, service: Arc<T>) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.insert(TypeId::of::<T>(), service);
     }
 
     /// The guest ended a level-triggered interrupt.
@@ -180,6 +195,25 @@ impl<'a> Host<'a> {
         &self.board.vm
     }
 
+    /// What the machine offers under this type: see [`Board::provide`].
+    #[must_use]
+    pub fn service<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let services = &self.board.services;
+        let services = services.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = services.get(&TypeId::of::<T>())?;
+        Arc::clone(service).downcast().ok()
+    }
+
+    /// A way to ask for [`crate::Device::attend`] from any thread, without waiting.
+    pub fn attention(&self) -> impl Fn() + Send + Sync + 'static {
+        let (board, id) = (Arc::downgrade(self.board), self.id.clone());
+        move || {
+            if let Some(board) = board.upgrade() {
+                (board.attention)(&id);
+            }
+        }
+    }
+
     /// Puts `target` behind I/O ports.
     ///
     /// # Errors
@@ -268,13 +302,21 @@ impl<'a> Host<'a> {
         EoiGuard(Arc::clone(self.board))
     }
 
+    /// What the device's threads may ask of the host's kernel.
+    ///
+    /// # Errors
+    /// [`Error::Filter`] if the filter cannot be made.
+    pub fn thread_rules(&self) -> Result<Filter> {
+        let sets = [sandbox::COMMON, self.worker_syscalls];
+        Ok(Filter::compile(self.board.seccomp, &sets)?)
+    }
+
     /// Prepares a worker for a thread of its own, under the device's filter.
     ///
     /// # Errors
     /// [`Error::Filter`] if the filter cannot be made.
     pub fn runner<W: Worker>(&self, name: &str, worker: W) -> Result<Runner<W>> {
-        let rules = Filter::compile(self.board.seccomp, &[sandbox::COMMON, self.worker_syscalls])?;
-        Ok(Runner::new(name, rules, worker))
+        Ok(Runner::new(name, self.thread_rules()?, worker))
     }
 }
 

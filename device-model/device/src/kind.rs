@@ -136,6 +136,10 @@ pub trait Device: Send {
         Ok(())
     }
 
+    /// Does what it asked for through [`Host::attention`], on the thread that owns the machine: what takes that
+    /// thread's rights, such as starting a worker because of what the guest did.
+    fn attend(&mut self) {}
+
     /// Its state. Only while stopped.
     ///
     /// # Errors

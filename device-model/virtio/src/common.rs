@@ -389,6 +389,11 @@ impl Common {
         }
     }
 
+    /// The driver has set `DRIVER_OK`.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.phase, Phase::Active(_))
+    }
+
     /// Number of queues.
     pub(crate) fn queue_count(&self) -> u16 {
         u16::try_from(self.max_sizes.len()).unwrap_or(u16::MAX)

@@ -1,11 +1,12 @@
 //! What a virtio device on PCI needs from its machine.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use hypervisor::DoorbellValue;
+use hypervisor::{Address, DoorbellValue, Vm};
 use memory::GuestRam;
-use pci::{Interrupts, Segment};
+use pci::{Interrupts, Pci, Segment};
 use reactor::Kick;
 use sandbox::Filter;
 
@@ -26,6 +27,25 @@ pub trait Doorbells: Send + Sync {
     ) -> hypervisor::Result<Option<Box<dyn Send>>>;
 }
 
+/// Doorbells of the hypervisor.
+struct KernelDoorbells(Arc<dyn Vm>);
+
+impl Doorbells for KernelDoorbells {
+    fn doorbell(
+        &self,
+        address: u64,
+        value: DoorbellValue,
+        kick: &Kick,
+    ) -> hypervisor::Result<Option<Box<dyn Send>>> {
+        let event = kick
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(hypervisor::Error::Event)?;
+        let bell = self.0.doorbell_to(Address::Mmio(address), value, event)?;
+        Ok(Some(Box::new(bell)))
+    }
+}
+
 /// All doorbells go through the monitor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoDoorbells;
@@ -44,7 +64,7 @@ impl Doorbells for NoDoorbells {
 /// Tells the owner of a machine that a device has work for it. Queues start on the owner's thread because theirs
 /// inherit its rules; the guest asks for it on a processor's thread, whose rules are too narrow to start any.
 ///
-/// The owner answers with [`OverPci::attend`](crate::OverPci::attend). Cheap to clone.
+/// The owner answers with [`Device::attend`](device::Device::attend). Cheap to clone.
 #[derive(Clone)]
 pub struct Attention(Arc<dyn Fn() + Send + Sync>);
 
@@ -95,9 +115,23 @@ impl Environment {
     ///
     /// # Errors
     /// [`device::Error::Backend`] if the machine has no PCI, or not this segment.
-    pub fn of(host: &device::Host<'_>, _options: &PciOptions) -> device::Result<Self> {
-        let _ = (host.id(), host.ram(), host.vm());
-        Err(crate::Error::NoPci.into())
+    pub fn of(host: &device::Host<'_>, options: &PciOptions) -> device::Result<Self> {
+        let pci: Arc<Pci> = host.service().ok_or(crate::Error::NoPci)?;
+        let segment = pci
+            .segment(options.pci_segment)
+            .map_err(crate::Error::Pci)?;
+        Ok(Self {
+            id: host.id().to_owned(),
+            segment: Arc::clone(segment),
+            slot: options.pci_device_id,
+            below_4g: false,
+            iommu: options.iommu,
+            ram: host.ram().clone(),
+            interrupts: Box::new(Arc::clone(host.vm())),
+            doorbells: Box::new(KernelDoorbells(Arc::clone(host.vm()))),
+            attention: Attention::new(host.attention()),
+            rules: host.thread_rules()?,
+        })
     }
 }
 

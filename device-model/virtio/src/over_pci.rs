@@ -45,58 +45,24 @@ impl<D: VirtioDevice> OverPci<D> {
     /// # Errors
     /// [`Error::Pci`] if there is no slot, address or vector for it, [`Error::Kick`] if there is no descriptor,
     /// [`Error::Design`] if its identity is not possible.
-    pub fn new(kind: &'static str, mut device: D, environment: Environment) -> Result<Self> {
+    pub fn new(kind: &'static str, device: D, environment: Environment) -> Result<Self> {
         let identity = device.identity();
         check(&identity)?;
-        let Environment {
-            id,
-            segment,
-            slot,
-            below_4g,
-            iommu,
-            ..
-        } = environment;
-        let slot = segment.take(slot)?;
-        let vectors = u16::try_from(identity.queue_sizes.len() + 1).unwrap_or(u16::MAX);
-        let msix = Arc::new(Msix::new(vectors, &*environment.interrupts)?);
-        let line = Arc::new(PciLine::new(Arc::clone(&msix), identity.queue_sizes.len()));
-        device.attach(ConfigChange::new(Arc::clone(&line) as Arc<dyn Line>));
-        let offered = identity.features
-            | feature::VERSION_1
-            | if iommu { feature::ACCESS_PLATFORM } else { 0 };
-        let kick = |_: &u16| Kick::new().map_err(Error::Kick);
-        let kicks = identity
-            .queue_sizes
-            .iter()
-            .map(kick)
-            .collect::<Result<Vec<_>>>()?;
-        let registers = Shared::new(Registers {
-            id,
-            device,
-            config_len: identity.config_len,
-            common: Common::new(offered, identity.queue_sizes.clone()),
-            line,
-            ram: environment.ram,
-            bells: kicks.iter().map(|_| None).collect(),
-            kicks,
-            doorbells: environment.doorbells,
-            attention: environment.attention,
-            base: None,
-            started: false,
-        });
-        let kind_of_bar = if below_4g {
-            BarKind::Memory32
+        let segment = Arc::clone(&environment.segment);
+        let slot = segment.take(environment.slot)?;
+        let (bar, align) = if environment.below_4g {
+            (BarKind::Memory32, BAR_SIZE)
         } else {
-            BarKind::Memory64
+            (BarKind::Memory64, BAR_ALIGN)
         };
-        let align = if below_4g { BAR_SIZE } else { BAR_ALIGN };
-        let bar = Bar0(registers.clone());
+        let registers = Shared::new(registers(device, &identity, environment)?);
+        let msix = Arc::clone(&registers.lock().line.msix);
         let mut function = EndpointBuilder::new(&segment, &identification(&identity)).bar(
             0,
-            kind_of_bar,
+            bar,
             BAR_SIZE,
             align,
-            bar,
+            Bar0(registers.clone()),
         )?;
         let long = identity.features & feature::RING_RESET != 0;
         add_capabilities(&mut function, long, registers.clone())?;
@@ -118,12 +84,6 @@ impl<D: VirtioDevice> OverPci<D> {
         self.slot.address()
     }
 
-    /// Does what the device asked for with [`crate::Attention`]: starts queues that the driver has set up. On the
-    /// thread that owns the machine; harmless if there is nothing to do.
-    pub fn attend(&mut self) {
-        self.registers.lock().bring_up();
-    }
-
     /// Looks at the device.
     pub fn with_device<R>(&self, look: impl FnOnce(&mut D) -> R) -> R {
         look(&mut self.registers.lock().device)
@@ -139,6 +99,38 @@ impl<D: VirtioDevice> OverPci<D> {
             why: telemetry::chain(error).join(": "),
         }
     }
+}
+
+/// The registers of a device that no driver has seen.
+fn registers<D: VirtioDevice>(
+    mut device: D,
+    identity: &Identity,
+    environment: Environment,
+) -> Result<Registers<D>> {
+    let sizes = &identity.queue_sizes;
+    let vectors = u16::try_from(sizes.len() + 1).unwrap_or(u16::MAX);
+    let msix = Arc::new(Msix::new(vectors, &*environment.interrupts)?);
+    let line = Arc::new(PciLine::new(msix, sizes.len()));
+    device.attach(ConfigChange::new(Arc::clone(&line) as Arc<dyn Line>));
+    let mut offered = identity.features | feature::VERSION_1;
+    if environment.iommu {
+        offered |= feature::ACCESS_PLATFORM;
+    }
+    let kick = |_: &u16| Kick::new().map_err(Error::Kick);
+    Ok(Registers {
+        id: environment.id,
+        device,
+        config_len: identity.config_len,
+        common: Common::new(offered, sizes.clone()),
+        line,
+        ram: environment.ram,
+        kicks: sizes.iter().map(kick).collect::<Result<_>>()?,
+        bells: sizes.iter().map(|_| None).collect(),
+        doorbells: environment.doorbells,
+        attention: environment.attention,
+        base: None,
+        started: false,
+    })
 }
 
 /// Checks what a device says of itself.
@@ -189,6 +181,11 @@ impl<D: VirtioDevice> Device for OverPci<D> {
         registers.bring_down();
         registers.started = false;
         Ok(())
+    }
+
+    /// Starts queues that the driver has set up, and makes doorbells that are missing.
+    fn attend(&mut self) {
+        self.registers.lock().bring_up();
     }
 
     fn save(&self) -> device::Result<Saved> {

@@ -190,6 +190,7 @@ impl<D: VirtioDevice> Registers<D> {
 
     /// The driver resets the device. It is reset when this returns.
     fn reset(&mut self) {
+        let was_active = self.common.is_active();
         self.bring_down();
         self.common.reset();
         self.line.reset();
@@ -197,7 +198,10 @@ impl<D: VirtioDevice> Registers<D> {
             kick.take();
         }
         self.device.reset();
-        telemetry::event!("virtio-device", "reset", id = self.id);
+        // Drivers begin with a reset, which is none.
+        if was_active {
+            telemetry::event!("virtio-device", "reset", id = self.id);
+        }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -16,6 +16,7 @@ mod kvm;
 mod state;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use arch::{CpuidEntry, MpState, Msr as MsrValue, Regs, SpecialRegs};
@@ -175,6 +176,17 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// [`Error::Ioctl`] if the kernel refuses.
     fn doorbell(&self, address: Address, value: DoorbellValue) -> Result<Doorbell>;
+
+    /// As [`Vm::doorbell`], with a descriptor of the caller's (an `eventfd`).
+    ///
+    /// # Errors
+    /// [`Error::Ioctl`] if the kernel refuses, for example because it is no `eventfd`.
+    fn doorbell_to(
+        &self,
+        address: Address,
+        value: DoorbellValue,
+        event: OwnedFd,
+    ) -> Result<Doorbell>;
 
     /// The paravirtual clock of the machine (kvmclock).
     ///

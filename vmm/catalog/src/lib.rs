@@ -23,6 +23,9 @@ pub static CATALOG: &[&dyn AnyKind] = &[
     &firmware_debug::FirmwareDebug,
     &serial::Serial,
     &debug_console::DebugConsole,
+    // On PCI, in the order of their slots.
+    &virtio_console::Console,
+    &rng::Rng,
 ];
 
 /// A device that a machine is to have.

@@ -13,6 +13,7 @@ use device::{Board, Device, Facts, Host, Power};
 use firmware::payload::{self, Loaded};
 use hypervisor::{Capabilities, HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions};
 use memory::{GuestRam, RegionSpec};
+use pci::Pci;
 use sandbox::Filter;
 
 use crate::features::Features;
@@ -26,6 +27,8 @@ const APIC_BASE_X2APIC: u64 = 1 << 10;
 pub(crate) struct Reports {
     /// The guest wants to reset or to power off.
     pub(crate) power: Power,
+    /// The device with this id wants [`Device::attend`].
+    pub(crate) attention: Box<dyn Fn(&str) + Send + Sync>,
     /// A processor cannot go on.
     pub(crate) failed: Box<dyn Fn(u32, String) + Send + Sync>,
 }
@@ -78,15 +81,15 @@ impl Machine {
             facts(config, &ram),
             seccomp,
             layout::platform_area(profile.phys_bits()),
+            reports.attention,
         ));
+        let pci = new_pci(&board, &ram, profile.phys_bits())?;
         let mut devices = build_devices(config, &board, legacy)?;
-        let nodes: Vec<_> = devices
-            .iter()
-            .flat_map(|slot| slot.device.nodes())
-            .collect();
+        let mut nodes = pci.nodes();
+        nodes.extend(devices.iter().flat_map(|slot| slot.device.nodes()));
         let loaded = loader.finish()?;
         prefault.join()?;
-        let boot = tables::write(config, &profile, &nodes, &loaded, &ram)?;
+        let boot = tables::write(config, &profile, &nodes, &pci.mcfg(), &loaded, &ram)?;
         let vcpus = prepare_vcpus(vcpus, &profile, &boot, needs_x2apic(config)?)?;
         for slot in &mut devices {
             slot.start()?;
@@ -101,6 +104,13 @@ impl Machine {
             devices,
             _memory: memory,
         })
+    }
+
+    /// Lets a device do what it asked for: see [`Device::attend`].
+    pub(crate) fn attend(&mut self, id: &str) {
+        if let Some(slot) = self.devices.iter_mut().find(|slot| slot.id == id) {
+            slot.device.attend();
+        }
     }
 
     /// Takes the machine apart for a reset. What its devices keep of the host is for their successors.
@@ -167,6 +177,18 @@ fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
             bits,
         }),
     }
+}
+
+/// PCI with its host bridge, for devices to sit on. It stays for as long as the board.
+fn new_pci(board: &Board, ram: &GuestRam, phys_bits: u8) -> Result<Arc<Pci>> {
+    let plan = pci::Layout {
+        segments: 1,
+        memory32: layout::MMIO32_START..layout::MMIO32_START + layout::MMIO32_SIZE,
+        memory64: layout::device_area(layout::ram_end(ram.size()), phys_bits).unwrap_or(0..0),
+    };
+    let pci = Arc::new(Pci::new(board.ports(), board.mmio(), &plan)?);
+    board.provide(Arc::clone(&pci));
+    Ok(pci)
 }
 
 fn facts(config: &VmConfig, ram: &GuestRam) -> Facts {

@@ -28,6 +28,8 @@ enum Request {
     /// From the guest, through a device of the machine with this number. Requests of a machine that is no more
     /// are void.
     Power { machine: u64, event: PowerEvent },
+    /// A device of the machine with this number wants to be attended to.
+    Attend { machine: u64, id: String },
     /// A processor of the machine with this number cannot go on.
     Failed {
         machine: u64,
@@ -126,6 +128,9 @@ impl Owner {
                 Request::Power {
                     machine: number, ..
                 }
+                | Request::Attend {
+                    machine: number, ..
+                }
                 | Request::Failed {
                     machine: number, ..
                 } if number != self.built => {}
@@ -146,6 +151,11 @@ impl Owner {
                     event!("vm", "shutdown");
                     if !self.options.stay_after_power_off {
                         break;
+                    }
+                }
+                Request::Attend { id, .. } => {
+                    if let Some(machine) = &mut machine {
+                        machine.attend(&id);
                     }
                 }
                 Request::Failed { index, why, .. } => {
@@ -193,6 +203,13 @@ impl Owner {
             })
         };
         let requests = self.remote.0.clone();
+        let attention = Box::new(move |id: &str| {
+            let _ = requests.send(Request::Attend {
+                machine: number,
+                id: id.to_owned(),
+            });
+        });
+        let requests = self.remote.0.clone();
         let failed = Box::new(move |index, why| {
             let _ = requests.send(Request::Failed {
                 machine: number,
@@ -205,7 +222,11 @@ impl Owner {
             &*self.hypervisor,
             &self.features,
             self.options.seccomp,
-            Reports { power, failed },
+            Reports {
+                power,
+                attention,
+                failed,
+            },
             &mut legacy,
         )
     }

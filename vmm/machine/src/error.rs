@@ -53,6 +53,9 @@ pub enum Error {
         /// Why.
         source: device::Error,
     },
+    /// The PCI bus could not be set up.
+    #[error("cannot set up the PCI bus")]
+    Pci(#[from] pci::Error),
     /// A thread could not be started.
     #[error("cannot start thread {name}")]
     Thread {

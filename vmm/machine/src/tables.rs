@@ -44,6 +44,7 @@ pub(crate) fn write(
     config: &VmConfig,
     profile: &arch::CpuProfile,
     nodes: &[Node],
+    mcfg: &[u8],
     loaded: &Loaded,
     ram: &GuestRam,
 ) -> Result<arch::BootState> {
@@ -58,6 +59,7 @@ pub(crate) fn write(
         nodes,
         fixed: fixed_hardware(config),
         ioapic: IO_APIC,
+        mcfg: Some(mcfg),
         spare_ram: loaded.spare_ram.clone(),
     })
     .map_err(Error::Tables)?;

@@ -62,12 +62,6 @@ fn machine(help: Help) -> Vec<Arg> {
         structured::<CpusConfig>(help, "cpus").default_value("boot=1,max_phys_bits=46"),
         structured::<MemoryConfig>(help, "memory").default_value("size=512M"),
         structured::<PlatformConfig>(help, "platform"),
-        word(
-            MACHINE,
-            "console",
-            "Console over virtio: only off until the machine has a PCI bus",
-        )
-        .value_name("off"),
         switch(
             MACHINE,
             "landlock",

@@ -27,7 +27,6 @@ pub const LATER: &[&str] = &[
     "pvpanic",
     "rate-limit-group",
     "restore",
-    "rng",
     "rtc",
     "tpm",
     "user-device",

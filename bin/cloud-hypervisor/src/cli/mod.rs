@@ -133,13 +133,6 @@ fn check_groups(matches: &ArgMatches) -> Result<(), Stop> {
 }
 
 fn vm_config(matches: &ArgMatches) -> Result<VmConfig, Problem> {
-    if text(matches, "console").is_some_and(|mode| mode != "off") {
-        return Err(problem(
-            "console",
-            "a console over virtio needs a PCI bus, which this version does not have yet: \
-             use --console off, and --serial for a console",
-        ));
-    }
     let mut config = VmConfig {
         cpus: read(matches, "cpus")?.unwrap_or_default(),
         memory: read(matches, "memory")?.unwrap_or_default(),

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use device::Bus;
+use device::{Bus, Device};
 use hypervisor::{DoorbellValue, MsiMessage};
 use memory::{GuestRam, RamOptions, RegionSpec};
 use pci::{Interrupts, Layout, Pci, Vector};

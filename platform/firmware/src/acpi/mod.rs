@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! RSDP ── XSDT ─┬─ FACP ── DSDT      fixed hardware; devices and processors as AML
-//!               └─ APIC              interrupt controllers, one per processor and the I/O APIC
+//!               ├─ APIC              interrupt controllers, one per processor and the I/O APIC
+//!               └─ MCFG              where PCI's configuration space is
 //! ```
 //!
 //! "Hardware-reduced" (ACPI 6.5, 3.11.1) means that there is no legacy ACPI hardware: no SCI, no event and
@@ -57,6 +58,8 @@ pub struct Platform<'a> {
     pub fixed: FixedHardware,
     /// The I/O APIC, for GSIs from 0.
     pub ioapic: IoApic,
+    /// The MCFG table without its header (PCI Firmware specification 3.2, 4.1.2); none without PCI.
+    pub mcfg: Option<&'a [u8]>,
     /// RAM that the tables may take if they do not fit in place: from the end of the payload to the start of
     /// the initramfs ([`Loaded::spare_ram`](crate::payload::Loaded::spare_ram)). They go to its top.
     pub spare_ram: Range<u64>,
@@ -121,11 +124,13 @@ pub fn build(platform: &Platform<'_>) -> Result<Tables, Error> {
     check(platform)?;
     let dsdt = tables::table(b"DSDT", 6, &aml::dsdt_body(platform));
     let madt = tables::table(b"APIC", 5, &tables::madt_body(platform));
+    let mcfg = platform.mcfg.map(|body| tables::table(b"MCFG", 1, body));
     let sizes = [
         dsdt.len(),
         tables::fadt_len(),
         madt.len(),
-        tables::xsdt_len(2),
+        mcfg.as_ref().map_or(0, Vec::len),
+        tables::xsdt_len(2 + usize::from(mcfg.is_some())),
     ];
 
     let (mut next, reserved) = place(&sizes, &platform.spare_ram)?;
@@ -134,22 +139,26 @@ pub fn build(platform: &Platform<'_>) -> Result<Tables, Error> {
         next += aligned(size);
         address
     };
-    let [dsdt_at, fadt_at, madt_at, xsdt_at] = sizes.map(&mut address_of);
+    let [dsdt_at, fadt_at, madt_at, mcfg_at, xsdt_at] = sizes.map(&mut address_of);
     let fadt = tables::fadt(&platform.fixed, dsdt_at);
-    let xsdt = tables::xsdt(&[fadt_at, madt_at]);
+    let mut listed = vec![fadt_at, madt_at];
+    listed.extend(mcfg.as_ref().map(|_| mcfg_at));
+    let xsdt = tables::xsdt(&listed);
 
     let mut rsdp = Vec::new();
     Rsdp::new(OEM_ID, xsdt_at).to_aml_bytes(&mut rsdp);
+    let mut writes = vec![
+        (EBDA_POINTER, EBDA_SEGMENT.to_le_bytes().to_vec()),
+        (RSDP, rsdp),
+        (dsdt_at, dsdt),
+        (fadt_at, fadt),
+        (madt_at, madt),
+        (xsdt_at, xsdt),
+    ];
+    writes.extend(mcfg.map(|table| (mcfg_at, table)));
     Ok(Tables {
         rsdp: RSDP,
-        writes: vec![
-            (EBDA_POINTER, EBDA_SEGMENT.to_le_bytes().to_vec()),
-            (RSDP, rsdp),
-            (dsdt_at, dsdt),
-            (fadt_at, fadt),
-            (madt_at, madt),
-            (xsdt_at, xsdt),
-        ],
+        writes,
         reserved,
     })
 }

@@ -42,6 +42,7 @@ fn platform<'a>(vcpus: &'a [Processor], nodes: &'a [Node]) -> Platform<'a> {
         nodes,
         fixed: FIXED,
         ioapic: IOAPIC,
+        mcfg: None,
         spare_ram: 0x800_0000..0x1000_0000,
     }
 }

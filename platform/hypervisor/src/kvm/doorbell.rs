@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::vm::{Machine, event};
+use super::vm::Machine;
 use crate::grant::Revoke;
 use crate::{Address, Doorbell, DoorbellValue, Error, Result};
 
@@ -16,13 +16,13 @@ struct Listener {
     event: Arc<EventFd>,
 }
 
-/// Makes a descriptor that the kernel signals.
+/// Has the kernel signal a descriptor.
 pub(super) fn listen(
     machine: &Arc<Machine>,
     address: Address,
     value: DoorbellValue,
+    event: Arc<EventFd>,
 ) -> Result<Doorbell> {
-    let event = event()?;
     let at = place(address);
     let fd = &machine.fd;
     match value {

@@ -1,6 +1,7 @@
 //! A machine: `KVM_CREATE_VM` and what belongs to a machine as a whole.
 
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -257,7 +258,18 @@ impl Vm for KvmVm {
     }
 
     fn doorbell(&self, address: Address, value: DoorbellValue) -> Result<Doorbell> {
-        doorbell::listen(&self.0, address, value)
+        doorbell::listen(&self.0, address, value, event()?)
+    }
+
+    fn doorbell_to(
+        &self,
+        address: Address,
+        value: DoorbellValue,
+        event: OwnedFd,
+    ) -> Result<Doorbell> {
+        // SAFETY: the descriptor is owned here and given up. The kernel refuses what is no eventfd.
+        let event = unsafe { EventFd::from_raw_fd(event.into_raw_fd()) };
+        doorbell::listen(&self.0, address, value, Arc::new(event))
     }
 
     fn clock(&self) -> Result<ClockState> {

@@ -40,6 +40,7 @@ pub struct Builder {
     cmdline: Option<String>,
     cpus: Option<String>,
     memory: Option<String>,
+    console: Option<OsString>,
     serial: SerialLink,
     terminal: Option<Terminal>,
     rest: Vec<OsString>,
@@ -50,6 +51,7 @@ impl Builder {
     pub(super) fn new() -> Self {
         Self {
             serial: SerialLink::Unset,
+            console: Some("off".into()),
             ..Self::default()
         }
     }
@@ -58,12 +60,12 @@ impl Builder {
         let cmdline = format!("console=ttyS0 quiet panic=-1 {}", guest::OPTION);
         Self {
             stock: true,
+            console: Some("off".into()),
             ..Self::default()
         }
         .cmdline(&cmdline)
         .cpus("boot=1")
         .memory("size=256M")
-        .arg("--console", "off")
     }
 
     /// Starts this program instead of the one that `CH_BINARY` names.
@@ -116,6 +118,13 @@ impl Builder {
     #[must_use]
     pub fn memory(mut self, value: &str) -> Self {
         self.memory = Some(value.to_owned());
+        self
+    }
+
+    /// `--console`; off unless said otherwise, because its default takes the terminal.
+    #[must_use]
+    pub fn console(mut self, value: impl Into<OsString>) -> Self {
+        self.console = Some(value.into());
         self
     }
 
@@ -221,6 +230,9 @@ impl Builder {
                 );
             }
             SerialLink::Unset => {}
+        }
+        if let Some(console) = &self.console {
+            command.arg("--console").arg(console);
         }
         command.args(&self.rest).envs(self.variables.drain(..));
         Ok(command)

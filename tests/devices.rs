@@ -1,0 +1,99 @@
+//! PCI and the devices on it, as a Linux guest sees them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use testkit::Vm;
+
+/// Loads the drivers that the kernel has as modules.
+const LOAD: &str = "for module in /modules/*.ko; do insmod $module || exit 1; done";
+
+/// Longest that anything here takes on a busy machine.
+const SECONDS: u64 = 60;
+
+fn run(vm: &mut Vm, script: &str) -> String {
+    let output = vm.run(script).unwrap();
+    assert_eq!(output.status, 0, "{script}: {}", output.stdout);
+    output.stdout
+}
+
+#[test]
+fn linux_finds_the_host_bridge_the_console_and_the_entropy_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("console");
+    let mut vm = Vm::linux()
+        .console(format!("socket={}", socket.display()))
+        .spawn()
+        .unwrap();
+    vm.wait_ready(120).unwrap();
+    let ids = run(
+        &mut vm,
+        "cd /sys/bus/pci/devices; for d in *; do echo $d $(cat $d/vendor $d/device); done",
+    );
+    assert_eq!(
+        ids,
+        "0000:00:00.0 0x8086 0x0d57\n0000:00:01.0 0x1af4 0x1043\n0000:00:02.0 0x1af4 0x1044\n"
+    );
+    run(&mut vm, LOAD);
+
+    // The entropy source gives bytes that differ.
+    let rng = run(&mut vm, "cat /sys/class/misc/hw_random/rng_current");
+    assert_eq!(rng, "virtio_rng.0\n");
+    let sums = run(
+        &mut vm,
+        "for i in 1 2; do dd if=/dev/hwrng bs=4096 count=4 2>/dev/null | md5sum; done",
+    );
+    let sums: Vec<&str> = sums.lines().collect();
+    assert_ne!(sums[0], sums[1]);
+
+    // The console carries both ways.
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(SECONDS)))
+        .unwrap();
+    run(
+        &mut vm,
+        "stty -echo raw < /dev/hvc0; echo from the guest > /dev/hvc0",
+    );
+    expect(&mut client, "from the guest\n");
+    client.write_all(b"from the host\n").unwrap();
+    assert_eq!(run(&mut vm, "head -n 1 < /dev/hvc0"), "from the host\n");
+    // More than a queue holds at once.
+    run(&mut vm, "seq 1 5000 > /dev/hvc0; echo all > /dev/hvc0");
+    let text = expect(&mut client, "all\n");
+    assert!(text.contains("\n4999\n5000\n"), "{} bytes", text.len());
+
+    // Interrupts are messages, one per queue.
+    let interrupts = run(&mut vm, "grep virtio /proc/interrupts");
+    assert!(
+        interrupts.contains("PCI-MSI") && interrupts.contains("virtio1-input"),
+        "{interrupts}"
+    );
+
+    // Drivers come and go.
+    run(
+        &mut vm,
+        "cd /sys/bus/virtio/drivers/virtio_rng; echo virtio1 > unbind; echo virtio1 > bind",
+    );
+    run(
+        &mut vm,
+        "dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c",
+    );
+    vm.power_off().unwrap();
+}
+
+fn expect(from: &mut UnixStream, text: &str) -> String {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let so_far = String::from_utf8_lossy(&seen).into_owned();
+        if so_far.contains(text) {
+            return so_far;
+        }
+        let count = from.read(&mut buffer).unwrap();
+        assert!(count > 0, "the end instead of {text:?}, after {so_far:?}");
+        seen.extend_from_slice(&buffer[..count]);
+    }
+}
