@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use testkit::Vm;
+use testkit::terminal::Terminal;
 
 /// Loads the drivers that the kernel has as modules.
 const LOAD: &str = "for module in /modules/*.ko; do insmod $module || exit 1; done";
@@ -96,4 +97,30 @@ fn expect(from: &mut UnixStream, text: &str) -> String {
         assert!(count > 0, "the end instead of {text:?}, after {so_far:?}");
         seen.extend_from_slice(&buffer[..count]);
     }
+}
+
+#[test]
+fn serial_port_and_console_share_the_terminal() {
+    let mut vm = Vm::linux()
+        .terminal(Terminal::open().unwrap())
+        .console("tty,id=screen,pci_device_id=7")
+        .arg("--rng", "src=/dev/zero")
+        .spawn()
+        .unwrap();
+    vm.wait_ready(120).unwrap();
+    run(&mut vm, LOAD);
+    let slots = run(&mut vm, "ls /sys/bus/pci/devices");
+    assert_eq!(slots, "0000:00:00.0\n0000:00:01.0\n0000:00:07.0\n");
+    run(&mut vm, "echo printed over virtio > /dev/hvc0");
+    vm.wait_for("printed over virtio", SECONDS).unwrap();
+    let zeros = run(
+        &mut vm,
+        "dd if=/dev/hwrng bs=16 count=1 2>/dev/null | md5sum",
+    );
+    let expected = run(
+        &mut vm,
+        "dd if=/dev/zero bs=16 count=1 2>/dev/null | md5sum",
+    );
+    assert_eq!(zeros, expected, "the source is the one that was asked for");
+    vm.power_off().unwrap();
 }

@@ -7,6 +7,7 @@ use device::{AnyKind, Facts, OptionNames, Presence, Problem, Syscalls};
 use sandbox::landlock::Access;
 use serde_json::{Map, Value};
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -37,6 +38,17 @@ pub struct Planned<'a> {
     pub kind: &'static dyn AnyKind,
     /// Its configuration.
     pub config: &'a Value,
+}
+
+impl Planned<'_> {
+    /// PCI segment and slot that the user chose for it. Devices on PCI all have these members.
+    #[must_use]
+    pub fn chosen_slot(&self) -> Option<(u16, u8)> {
+        let number = |member: &str| self.config.get(member).and_then(Value::as_u64);
+        let slot = number("pci_device_id")?.try_into().ok()?;
+        let segment = number("pci_segment").unwrap_or(0).try_into().ok()?;
+        Some((segment, slot))
+    }
 }
 
 /// Kinds that the user can configure, with the names they go by.
@@ -78,6 +90,13 @@ pub fn check(
         };
         kind.check(config, facts)?;
     }
+    let mut ids = HashSet::new();
+    for planned in plan(devices) {
+        if let Some(id) = ids.replace(planned.id) {
+            let text = format!("two devices have the id \"{id}\": give one of them another");
+            return Err(Problem::new("vm config", text));
+        }
+    }
     Ok(())
 }
 
@@ -94,8 +113,10 @@ pub fn plan(devices: &Map<String, Value>) -> Vec<Planned<'_>> {
         };
         let Some(config) = config else { continue };
         if !kind.is_off(config) {
+            // Devices that can have another id have a member for it.
+            let id = config.get("id").and_then(Value::as_str);
             planned.push(Planned {
-                id: names.id.to_owned(),
+                id: id.unwrap_or(names.id).to_owned(),
                 kind: *kind,
                 config,
             });

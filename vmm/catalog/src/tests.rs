@@ -109,3 +109,33 @@ fn paths_of_the_configured_devices_are_known() {
     assert!(paths.contains(&("/dev/null".into(), Access::ReadWrite)));
     assert!(paths.contains(&("/dev/urandom".into(), Access::Read)));
 }
+
+#[test]
+fn a_device_on_pci_can_have_another_id_and_a_slot_of_its_users_choice() {
+    let mut devices = Map::new();
+    let config = serde_json::json!({ "src": "/dev/zero", "id": "noise", "pci_device_id": 9 });
+    devices.insert("rng".into(), config);
+    settle(&mut devices);
+    let plan = plan(&devices);
+    let noise = plan.iter().find(|planned| planned.id == "noise").unwrap();
+    assert_eq!(noise.chosen_slot(), Some((0, 9)));
+    assert!(plan.iter().all(|planned| planned.id != "__rng"));
+    let console = plan.iter().find(|planned| planned.id == "__console");
+    assert_eq!(console.unwrap().chosen_slot(), None);
+}
+
+#[test]
+fn two_devices_with_one_id_are_refused() {
+    let mut devices = Map::new();
+    devices.insert(
+        "rng".into(),
+        serde_json::json!({ "src": "/dev/zero", "id": "one" }),
+    );
+    devices.insert(
+        "console".into(),
+        serde_json::json!({ "mode": "Null", "id": "one" }),
+    );
+    settle(&mut devices);
+    let problem = check(&devices, &Facts::default(), &[]).unwrap_err();
+    assert!(problem.text.contains("\"one\""), "{problem}");
+}

@@ -84,7 +84,7 @@ impl Machine {
             reports.attention,
         ));
         let pci = new_pci(&board, &ram, profile.phys_bits())?;
-        let mut devices = build_devices(config, &board, legacy)?;
+        let mut devices = build_devices(config, &board, &pci, legacy)?;
         let mut nodes = pci.nodes();
         nodes.extend(devices.iter().flat_map(|slot| slot.device.nodes()));
         let loaded = loader.finish()?;
@@ -302,9 +302,19 @@ fn prepare_vcpus(
     Ok(vcpus)
 }
 
-fn build_devices(config: &VmConfig, board: &Arc<Board>, legacy: &mut Legacy) -> Result<Vec<Slot>> {
+fn build_devices(
+    config: &VmConfig,
+    board: &Arc<Board>,
+    pci: &Pci,
+    legacy: &mut Legacy,
+) -> Result<Vec<Slot>> {
+    let plan = catalog::plan(&config.devices);
+    // Whoever asks for a slot by number gets it, whoever comes first.
+    for (segment, slot) in plan.iter().filter_map(catalog::Planned::chosen_slot) {
+        pci.segment(segment)?.keep(slot);
+    }
     let mut slots = Vec::new();
-    for planned in catalog::plan(&config.devices) {
+    for planned in plan {
         let mut host = Host::new(board, planned.id.clone(), planned.kind.syscalls().worker)
             .with_inheritance(legacy.remove(&planned.id));
         let device = planned
