@@ -38,7 +38,7 @@ fn options_arrive_in_a_fixed_order_and_unchanged() {
     });
     vm.wait_for("[-v]", 20).unwrap();
     let expected = "[--kernel] [/k] [--cmdline] [a=1 b=2] [--cpus] [boot=2] [--serial] [tty] \
-                    [--event-monitor] [path=a b] [-v]";
+                    [--console] [off] [--event-monitor] [path=a b] [-v]";
     assert_eq!(
         vm.console()
             .split_terminator('\n')
