@@ -43,20 +43,50 @@ impl Counts {
 /// Runs a test program, shows its output as it comes and counts its results. A program that ends
 /// badly without a failed test counts as one.
 pub(crate) fn run(command: &mut Command) -> Result<Counts> {
+    Ok(run_to(command, io::stdout())?.0)
+}
+
+/// The same, with the names of the tests that failed.
+pub(crate) fn run_for_names(command: &mut Command) -> Result<(Counts, Vec<String>)> {
     run_to(command, io::stdout())
 }
 
-fn run_to(command: &mut Command, mut out: impl Write) -> Result<Counts> {
+/// Collects the names from the list at the end of a test program's output: `failures:`, then one name a line,
+/// indented by four.
+#[derive(Default)]
+struct Failures {
+    in_list: bool,
+    names: Vec<String>,
+}
+
+impl Failures {
+    fn add_line(&mut self, line: &str) {
+        match line.strip_prefix("    ") {
+            _ if line == "failures:" => {
+                self.in_list = true;
+                self.names.clear();
+            }
+            Some(name) if self.in_list && !name.contains(' ') => self.names.push(name.to_owned()),
+            _ if line.is_empty() => {}
+            _ => self.in_list = false,
+        }
+    }
+}
+
+fn run_to(command: &mut Command, mut out: impl Write) -> Result<(Counts, Vec<String>)> {
     let text = run::text(command);
     let what = || format!("cannot run `{text}`");
     let mut child = command.stdout(Stdio::piped()).spawn().context(what)?;
     let mut counts = Counts::default();
+    let mut failures = Failures::default();
     if let Some(stdout) = child.stdout.take() {
         let mut lines = BufReader::new(stdout);
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).context(what)? > 0 {
             out.write_all(&line).context(|| "cannot write".to_owned())?;
-            counts.add_line(String::from_utf8_lossy(&line).trim_end());
+            let text = String::from_utf8_lossy(&line);
+            counts.add_line(text.trim_end());
+            failures.add_line(text.trim_end());
             line.clear();
         }
     }
@@ -65,7 +95,7 @@ fn run_to(command: &mut Command, mut out: impl Write) -> Result<Counts> {
         eprintln!("`{text}`: {status}");
         counts.failed = 1;
     }
-    Ok(counts)
+    Ok((counts, failures.names))
 }
 
 #[cfg(test)]
@@ -90,11 +120,20 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_failed_tests_are_in_the_last_list() {
+        let mut failures = Failures::default();
+        let text = "failures:\n\n---- one stdout ----\n    not a name\n\nfailures:\n    one\n    a::two\n\n\
+                    test result: FAILED. 3 passed; 2 failed\n    later\n";
+        text.lines().for_each(|line| failures.add_line(line));
+        assert_eq!(failures.names, ["one", "a::two"]);
+    }
+
+    #[test]
     fn a_crashed_test_program_counts_as_a_failure() {
         let mut shell = Command::new("sh");
         shell.args(["-c", "echo 'test result: ok. 1 passed; 0 failed'; exit 3"]);
         let mut shown = Vec::new();
-        let counts = run_to(&mut shell, &mut shown).unwrap();
+        let (counts, _) = run_to(&mut shell, &mut shown).unwrap();
         assert_eq!((counts.passed, counts.failed), (1, 1));
         assert_eq!(shown, b"test result: ok. 1 passed; 0 failed\n");
     }

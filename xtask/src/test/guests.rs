@@ -24,6 +24,12 @@ pub(crate) const PACKAGE: &str = "integration";
 /// All of them together, in an emulated host on two processors.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// Set where tests run inside an emulated host.
+const EMULATED: &str = "CH_EMULATED";
+
+/// More failures than this are no accident, and are not tried again.
+const FEW: usize = 3;
+
 /// Guests at the same time: as many as there are processors to emulate.
 const THREADS: &str = "--test-threads=2";
 
@@ -71,6 +77,8 @@ pub(crate) fn run(
         Place::Nested(reason) => {
             eprintln!("guests run inside an emulated host: {reason}");
             let folder = project.root().join("tests");
+            let mut environment = environment;
+            environment.push((EMULATED.to_owned(), "1".to_owned()));
             let limit = Some(LIMIT);
             let job = Job {
                 command,
@@ -104,13 +112,34 @@ pub(crate) fn run_programs(project: &Project, arguments: &[String]) -> Result<u8
         eprintln!("   running {}", theme(Path::new(program)));
         let mut command = Command::new(program);
         command.arg(THREADS).args(words).stdin(Stdio::null());
-        counts.add(count::run(
-            command.current_dir(project.root().join("tests")),
-        )?);
+        let (mut result, failed) =
+            count::run_for_names(command.current_dir(project.root().join("tests")))?;
+        if std::env::var_os(EMULATED).is_some() && (1..=FEW).contains(&failed.len()) {
+            repeat(project, program, &failed, &mut result)?;
+        }
+        counts.add(result);
     }
     let text = format!("{} {}\n", counts.passed, counts.failed);
     run::write(Path::new(result), text.as_bytes())?;
     Ok(0)
+}
+
+/// Runs failed tests once more, one by one. The emulated host is not exact: in some 150 boots in it, one ended with
+/// an instruction that it could not run, and none of the same guests did so before or after. What fails twice has
+/// failed; what does not is named, so that somebody looks.
+fn repeat(project: &Project, program: &str, failed: &[String], result: &mut Counts) -> Result<()> {
+    for name in failed {
+        eprintln!("   once more, because all is emulated here: {name}");
+        let mut command = Command::new(program);
+        command.args(["--exact", name]).stdin(Stdio::null());
+        let again = count::run(command.current_dir(project.root().join("tests")))?;
+        if again.failed == 0 && again.passed == 1 {
+            eprintln!("   UNSTABLE: {name} failed once and then passed");
+            result.failed -= 1;
+            result.passed += 1;
+        }
+    }
+    Ok(())
 }
 
 /// Whether every filter is about the tests of this package: `THEME` or `THEME::NAME`.
