@@ -77,9 +77,30 @@ pub(crate) fn run(
     }
     let mut counts = Counts::default();
     for group in groups {
-        counts.add(run_group(project, &place, &environment, &group)?);
+        let place = match &place {
+            Place::Nested(_) if !needs_linux(project, &theme(Path::new(&group[0]))) => &Place::Here,
+            place => place,
+        };
+        counts.add(run_group(project, place, &environment, &group)?);
     }
     Ok(counts)
+}
+
+/// Whether a theme has guests that run Linux, or there is no KVM here at all. A KVM that cannot run a kernel still
+/// runs guests of a few instructions, and more steadily than an emulated host.
+fn needs_linux(project: &Project, theme: &str) -> bool {
+    let tests = project.root().join("tests");
+    let mut sources = vec![tests.join(format!("{theme}.rs"))];
+    let parts = std::fs::read_dir(tests.join(theme)).into_iter().flatten();
+    sources.extend(parts.flatten().map(|part| part.path()));
+    let kvm = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    let starts_linux = |source: &PathBuf| {
+        std::fs::read_to_string(source).map_or(true, |text| text.contains("Vm::linux("))
+    };
+    kvm.is_err() || sources.iter().any(starts_linux)
 }
 
 /// Runs one test program with its arguments where guests run. Nested, each gets a host of its own, and another one
