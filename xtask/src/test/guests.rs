@@ -24,8 +24,8 @@ pub(crate) const PACKAGE: &str = "integration";
 /// One theme, in an emulated host on two processors: the longest takes about a minute.
 const LIMIT: Duration = Duration::from_secs(4 * 60);
 
-/// Further emulated hosts for a theme whose host fails. About one in twenty hangs with both processors busy, or
-/// panics, whatever monitor runs in it.
+/// Further emulated hosts for a theme whose host fails: roughly one in twenty hangs with its processors busy, or its
+/// kernel panics. The cause is not known; no process in it should be able to do that to its kernel.
 const SPARE_HOSTS: u32 = 2;
 
 /// Set where tests run inside an emulated host.
