@@ -78,7 +78,7 @@ impl PlatformConfig {
     pub fn check(&self) -> Check {
         require(self.num_pci_segments == 1, OPTION, || {
             format!(
-                "num_pci_segments={}: this version has no PCI bus yet, leave it out",
+                "num_pci_segments={}: this version has one PCI segment only, leave it out",
                 self.num_pci_segments
             )
         })?;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_wait_for_pci() {
+    fn more_than_one_segment_is_refused() {
         let config: PlatformConfig = keyvalue::from_str("num_pci_segments=2").unwrap();
         assert!(
             config
