@@ -21,7 +21,8 @@ pub struct Names {
     /// Command-line flag without dashes, and the member of the same meaning in the JSON configuration; none
     /// for a device that the user cannot configure.
     pub option: Option<OptionNames>,
-    /// Device id (`__serial`), or for a kind of which there can be many the prefix of generated ids (`_disk`).
+    /// Device id (`__serial`); or, with one underscore, what generated ids begin with (`_disk` for `_disk0`). Ids
+    /// are generated for devices whose user gave them none, by one count for all kinds of a machine.
     pub id: &'static str,
 }
 
@@ -32,6 +33,19 @@ pub struct OptionNames {
     pub flag: &'static str,
     /// Member of the JSON configuration: `debug_console`.
     pub field: &'static str,
+    /// How many values it has.
+    pub form: Form,
+}
+
+/// How many values an option has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One, of keys and values; the JSON member is an object.
+    One,
+    /// Any number of them, and the flag can be repeated; the JSON member is a list.
+    Many,
+    /// None: the flag is there or not. The JSON member, and [`Kind::Config`], is a boolean.
+    Switch,
 }
 
 /// When a machine has a device of a kind.
@@ -76,6 +90,10 @@ pub trait Kind: Sync + 'static {
     const NAMES: Names;
     /// When it is there.
     const PRESENCE: Presence;
+    /// Values of the flag as users write them, for the documentation. Paths are below `/vm/`; the catalog's tests
+    /// build a device from each, with a folder in place of `/vm/` and, for names that end in `.raw`, an empty file
+    /// of 16 MiB in it. A kind that is not [`Presence::ByDefault`] has at least one.
+    const EXAMPLES: &'static [&'static str] = &[];
     /// System calls that its code makes beyond [`sandbox::COMMON`].
     const SYSCALLS: Syscalls = Syscalls::NONE;
 
@@ -160,6 +178,11 @@ pub trait Device: Send {
         Err(Error::NotChangeable("this device"))
     }
 
+    /// What it has counted since it was built, by name.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// How the guest's firmware tables describe it.
     fn nodes(&self) -> Vec<Node> {
         Vec::new()
@@ -184,6 +207,8 @@ pub trait AnyKind: Sync {
     fn names(&self) -> Names;
     /// See [`Kind::PRESENCE`].
     fn presence(&self) -> Presence;
+    /// See [`Kind::EXAMPLES`].
+    fn examples(&self) -> &'static [&'static str];
     /// See [`Kind::SYSCALLS`].
     fn syscalls(&self) -> Syscalls;
     /// Schema of [`Kind::Config`].
@@ -238,6 +263,10 @@ impl<K: Kind> AnyKind for K {
 
     fn presence(&self) -> Presence {
         K::PRESENCE
+    }
+
+    fn examples(&self) -> &'static [&'static str] {
+        K::EXAMPLES
     }
 
     fn syscalls(&self) -> Syscalls {

@@ -27,7 +27,7 @@ mod saved;
 pub use bus::{Bus, Region, Shared, Target};
 pub use error::{Error, Problem, Result};
 pub use host::{Board, Eoi, EoiGuard, Facts, Host};
-pub use kind::{AnyKind, Device, Kind, Names, NoConfig, OptionNames, Presence, Syscalls};
+pub use kind::{AnyKind, Device, Form, Kind, Names, NoConfig, OptionNames, Presence, Syscalls};
 pub use power::{Power, PowerEvent};
 pub use runner::Runner;
 pub use saved::Saved;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use memory::GuestRam;
+use memory::{GuestRam, IoVectors};
 
 /// A part of a chain: this many bytes at this guest physical address, all of them RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,22 @@ impl Chain {
         &self.ram
     }
 
+    /// Adds the bytes that the device reads to `vectors`, for a system call that takes them from where they are.
+    ///
+    /// # Errors
+    /// If `vectors` is of another memory, in which they are not RAM.
+    pub fn add_readable(&self, vectors: &mut IoVectors) -> Result<(), memory::Error> {
+        add(self.readable(), vectors)
+    }
+
+    /// Adds the bytes that the device writes to `vectors`, for a system call that puts them where they belong.
+    ///
+    /// # Errors
+    /// If `vectors` is of another memory, in which they are not RAM.
+    pub fn add_writable(&self, vectors: &mut IoVectors) -> Result<(), memory::Error> {
+        add(self.writable(), vectors)
+    }
+
     /// Reads from the first byte on. Ends after [`Chain::readable_len`] bytes.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
@@ -87,6 +103,13 @@ impl Chain {
             done: 0,
         })
     }
+}
+
+fn add(buffers: &[Buffer], vectors: &mut IoVectors) -> Result<(), memory::Error> {
+    for buffer in buffers {
+        vectors.push(buffer.address, buffer.len)?;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Chain {

@@ -90,6 +90,11 @@ pub trait VirtioDevice: Send + 'static {
         Err(device::Error::NotChangeable("this device"))
     }
 
+    /// See [`device::Device::counters`].
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// See [`device::Device::decided`].
     fn decided(&self) -> Option<Value> {
         None

@@ -230,6 +230,10 @@ impl<D: VirtioDevice> Device for OverPci<D> {
         self.registers.lock().device.update(change)
     }
 
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.registers.lock().device.counters()
+    }
+
     fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {
         self.registers.lock().device.leave()
     }

@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use device::{
-    Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Result, Saved, Syscalls,
+    Error, Facts, Form, Host, Kind, Names, OptionNames, Presence, Problem, Result, Saved, Syscalls,
 };
 use sandbox::Filter;
 use sandbox::landlock::Access;
@@ -87,6 +87,7 @@ impl Kind for Console {
         option: Some(OptionNames {
             flag: "console",
             field: "console",
+            form: Form::One,
         }),
         id: "__console",
     };

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use arch::layout;
 use device::{
-    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result,
+    Device, Error, Facts, Form, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result,
     Runner, Saved, Shared, Syscalls, Target,
 };
 use sandbox::landlock::Access;
@@ -67,6 +67,7 @@ impl Kind for DebugConsole {
         option: Some(OptionNames {
             flag: "debug-console",
             field: "debug_console",
+            form: Form::One,
         }),
         id: "__debug_console",
     };

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use device::{
-    Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Result, Saved, Syscalls,
+    Error, Facts, Form, Host, Kind, Names, OptionNames, Presence, Problem, Result, Saved, Syscalls,
 };
 use sandbox::landlock::Access;
 use sandbox::{Allow, Filter, HostFile, ReadOnly};
@@ -55,6 +55,7 @@ impl Kind for Rng {
         option: Some(OptionNames {
             flag: "rng",
             field: "rng",
+            form: Form::One,
         }),
         id: "__rng",
     };

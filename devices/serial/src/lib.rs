@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use arch::layout;
 use device::{
-    Device, Error, Facts, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result,
+    Device, Error, Facts, Form, Host, Kind, Names, OptionNames, Presence, Problem, Region, Result,
     Runner, Saved, Shared, Syscalls,
 };
 use firmware::{AcpiId, Node, Resource};
@@ -62,6 +62,7 @@ impl Kind for Serial {
         option: Some(OptionNames {
             flag: "serial",
             field: "serial",
+            form: Form::One,
         }),
         id: "__serial",
     };

@@ -62,6 +62,7 @@ mod region;
 mod shared_file;
 #[cfg(test)]
 mod testing;
+mod vectors;
 
 pub use error::Error;
 pub use mapping::Mapping;
@@ -69,6 +70,7 @@ pub use options::{HugePages, RamOptions, RegionSpec};
 pub use prefault::Prefault;
 pub use ram::GuestRam;
 pub use region::{GuestMemoryMmap, Region};
+pub use vectors::{IoVectors, MOST_VECTORS};
 
 pub use vm_memory;
 pub use vm_memory::{Bytes, GuestAddress, GuestMemory, VolatileSlice};

@@ -95,3 +95,13 @@ pub trait Worker: Send + 'static {
         sources: &mut Sources,
     ) -> io::Result<ControlFlow<()>>;
 }
+
+/// A value that waits in a loop of its own, for what [`Sources`] cannot wait for: the completions of an io_uring,
+/// together with everything else. Otherwise as a [`Worker`].
+pub trait Loop: Send + 'static {
+    /// Works until `stop` is readable, then returns soon; `stop` is left as it is.
+    ///
+    /// # Errors
+    /// [`Task::stop`] reports the error; the worker is lost.
+    fn run(&mut self, stop: &Kick) -> io::Result<()>;
+}

@@ -10,7 +10,7 @@ use sandbox::Filter;
 
 use crate::error::panic_message;
 use crate::sources::STOP;
-use crate::{Error, Interest, Kick, Sources, Worker};
+use crate::{Error, Interest, Kick, Loop, Sources, Worker};
 
 /// Workers are loops over small buffers; the kernel backs only the pages they touch, but what is
 /// mapped counts against limits on address space.
@@ -21,7 +21,7 @@ const NAME_LENGTH: usize = 15;
 
 /// A running worker. Dropping it stops the worker and drops that too.
 #[derive(Debug)]
-pub struct Task<W: Worker> {
+pub struct Task<W> {
     name: String,
     control: Arc<Control>,
     /// `None` only after the thread was joined.
@@ -56,35 +56,67 @@ impl<W: Worker> Task<W> {
     /// # Errors
     /// No descriptor or no thread is left. The worker is dropped then.
     pub fn spawn(name: &str, filter: Filter, worker: W) -> io::Result<Self> {
-        let name = thread_name(name);
-        let control = Arc::new(Control {
-            stop: AtomicBool::new(false),
-            bell: Kick::new()?,
-            phase: Mutex::new(Phase::Starting),
-            phase_changed: Condvar::new(),
-        });
         let mut sources = Sources::new()?;
-        sources.add_any(&control.bell, STOP, Interest::READ)?;
-        let thread = thread::Builder::new()
-            .name(name.clone())
-            .stack_size(STACK_SIZE)
-            .spawn({
-                let control = Arc::clone(&control);
-                let name = name.clone();
-                move || {
-                    let ended = SetEnded(&control);
-                    let result = run(&name, &filter, &control, sources, worker);
-                    drop(ended);
-                    result
-                }
-            })?;
-        Ok(Self {
-            name,
-            control,
-            thread: Some(thread),
+        start(name, filter, move |name, control| {
+            sources
+                .add_any(&control.bell, STOP, Interest::READ)
+                .map_err(failed(name))?;
+            run(name, control, sources, worker)
         })
     }
+}
 
+impl<L: Loop> Task<L> {
+    /// Starts a thread called `name` (cut to 15 bytes) that applies `filter` and runs the worker's own loop.
+    ///
+    /// # Errors
+    /// No descriptor or no thread is left. The worker is dropped then.
+    pub fn spawn_loop(name: &str, filter: Filter, mut worker: L) -> io::Result<Self> {
+        start(name, filter, move |name, control| {
+            control.enter(Phase::Registered);
+            worker.run(&control.bell).map_err(failed(name))?;
+            Ok(worker)
+        })
+    }
+}
+
+/// Starts a thread that applies `filter` and does `work`.
+fn start<W: Send + 'static>(
+    name: &str,
+    filter: Filter,
+    work: impl FnOnce(&str, &Control) -> Result<W, Error> + Send + 'static,
+) -> io::Result<Task<W>> {
+    let name = thread_name(name);
+    let control = Arc::new(Control {
+        stop: AtomicBool::new(false),
+        bell: Kick::new()?,
+        phase: Mutex::new(Phase::Starting),
+        phase_changed: Condvar::new(),
+    });
+    let thread = thread::Builder::new()
+        .name(name.clone())
+        .stack_size(STACK_SIZE)
+        .spawn({
+            let (control, name) = (Arc::clone(&control), name.clone());
+            move || {
+                let ended = SetEnded(&control);
+                let applied = filter.apply().map_err(|source| Error::Filter {
+                    name: name.clone(),
+                    source,
+                });
+                let result = applied.and_then(|()| work(&name, &control));
+                drop(ended);
+                result
+            }
+        })?;
+    Ok(Task {
+        name,
+        control,
+        thread: Some(thread),
+    })
+}
+
+impl<W> Task<W> {
     /// Waits until the worker has registered its sources. False if it ended before that, by an
     /// error that [`Task::stop`] returns, or since.
     pub fn wait_registered(&self) -> bool {
@@ -135,7 +167,7 @@ impl<W: Worker> Task<W> {
     }
 }
 
-impl<W: Worker> Drop for Task<W> {
+impl<W> Drop for Task<W> {
     fn drop(&mut self) {
         // Whoever wants to know how the worker did calls `stop`.
         drop(self.join());
@@ -158,23 +190,21 @@ impl Drop for SetEnded<'_> {
     }
 }
 
-/// The life of the thread.
+fn failed(name: &str) -> impl Fn(io::Error) -> Error {
+    |source| Error::Failed {
+        name: name.to_owned(),
+        source,
+    }
+}
+
+/// The life of a worker with sources.
 fn run<W: Worker>(
     name: &str,
-    filter: &Filter,
     control: &Control,
     mut sources: Sources,
     mut worker: W,
 ) -> Result<W, Error> {
-    let failed = |source| Error::Failed {
-        name: name.to_owned(),
-        source,
-    };
-    filter.apply().map_err(|source| Error::Filter {
-        name: name.to_owned(),
-        source,
-    })?;
-    worker.register(&mut sources).map_err(failed)?;
+    worker.register(&mut sources).map_err(failed(name))?;
     control.enter(Phase::Registered);
     while !control.stop.load(Ordering::Acquire) {
         let (token, readiness) = sources.next().map_err(|source| Error::Wait {
@@ -186,7 +216,7 @@ fn run<W: Worker>(
         }
         if let ControlFlow::Break(()) = worker
             .ready(token, readiness, &mut sources)
-            .map_err(failed)?
+            .map_err(failed(name))?
         {
             break;
         }

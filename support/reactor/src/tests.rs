@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sandbox::{COMMON, Filter, Mode};
 
-use crate::{Error, Interest, Kick, Readiness, Sources, Task, Timer, Token, Worker};
+use crate::{Loop, Error, Interest, Kick, Readiness, Sources, Task, Timer, Token, Worker};
 
 /// A worker that waits for bells, whose tokens are their places, and does `act` for each event.
 struct Bells<F> {
@@ -380,4 +380,48 @@ fn a_worker_may_set_timers_of_its_own() {
     wait_until(|| task.is_finished());
     assert!(start.elapsed() >= Duration::from_millis(5));
     assert!(task.stop().unwrap().ticks >= 5);
+}
+
+struct Own {
+    rounds: u32,
+    fail: bool,
+}
+
+impl Loop for Own {
+    fn run(&mut self, stop: &Kick) -> io::Result<()> {
+        if self.fail {
+            return Err(io::Error::other("broken"));
+        }
+        self.rounds += 1;
+        // Not taken: the bell is only looked at.
+        let mut wait = [rustix::event::PollFd::new(
+            stop,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut wait, None)?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_worker_with_a_loop_of_its_own_is_stopped_and_started_again() {
+    let own = Own {
+        rounds: 0,
+        fail: false,
+    };
+    let task = Task::spawn_loop("own", Filter::none(), own).unwrap();
+    assert!(task.wait_registered());
+    assert!(!task.is_finished());
+    let own = task.stop().unwrap();
+    let mut own = Task::spawn_loop("own", Filter::none(), own)
+        .unwrap()
+        .stop()
+        .unwrap();
+    assert_eq!(own.rounds, 2);
+    own.fail = true;
+    let error = Task::spawn_loop("own", Filter::none(), own)
+        .unwrap()
+        .stop()
+        .err();
+    assert!(matches!(error, Some(Error::Failed { .. })), "{error:?}");
 }

@@ -3,7 +3,7 @@
 //! Nothing else knows a device by name. The order is the order of creation.
 #![forbid(unsafe_code)]
 
-use device::{AnyKind, Facts, OptionNames, Presence, Problem, Syscalls};
+use device::{AnyKind, Facts, Form, OptionNames, Presence, Problem, Syscalls};
 use sandbox::landlock::Access;
 use serde_json::{Map, Value};
 
@@ -58,16 +58,60 @@ pub fn options() -> impl Iterator<Item = (OptionNames, &'static dyn AnyKind)> {
         .filter_map(|kind| Some((kind.names().option?, *kind)))
 }
 
-/// Fills in the configuration of kinds that are there by default.
+/// Fills in the configuration of kinds that are there by default, and ids for devices that have none.
 pub fn settle(devices: &mut Map<String, Value>) {
     for (names, kind) in options() {
         if let Some(config) = kind.by_default() {
             devices.entry(names.field).or_insert(config);
         }
     }
+    name_all(devices);
 }
 
-/// Checks the devices' configurations.
+/// Gives an id to each device that has none and whose kind has no fixed one. The count is one for all kinds, in the
+/// catalog's order; ids that are taken are skipped.
+fn name_all(devices: &mut Map<String, Value>) {
+    let mut taken: HashSet<String> = plan(devices)
+        .into_iter()
+        .map(|planned| planned.id)
+        .collect();
+    let mut next = 0u64;
+    for (names, kind) in options() {
+        let prefix = kind.names().id;
+        let member = devices.get_mut(names.field);
+        let configs = member.map(each_mut).unwrap_or_default();
+        for config in configs.iter_mut().filter_map(Value::as_object_mut) {
+            if prefix.starts_with("__") || config.get("id").is_some_and(Value::is_string) {
+                continue;
+            }
+            let id = loop {
+                let id = format!("{prefix}{next}");
+                next += 1;
+                if taken.insert(id.clone()) {
+                    break id;
+                }
+            };
+            config.insert("id".into(), id.into());
+        }
+    }
+}
+
+/// The configurations in a member: those of a list, or the member itself.
+fn each(member: &Value) -> &[Value] {
+    match member {
+        Value::Array(list) => list,
+        one => std::slice::from_ref(one),
+    }
+}
+
+fn each_mut(member: &mut Value) -> &mut [Value] {
+    match member {
+        Value::Array(list) => list,
+        one => std::slice::from_mut(one),
+    }
+}
+
+/// Checks the devices' configurations, which have been [settled](settle).
 ///
 /// # Errors
 /// The first problem found: a member that no kind has, or what a kind objects to.
@@ -88,7 +132,15 @@ pub fn check(
                 format!("unknown member \"{member}\"{hint}"),
             ));
         };
-        kind.check(config, facts)?;
+        let many = kind.names().option.is_some_and(|o| o.form == Form::Many);
+        if many != config.is_array() {
+            let form = if many { "a list" } else { "one device" };
+            let text = format!("member \"{member}\" is {form}");
+            return Err(Problem::new("vm config", text));
+        }
+        for config in each(config) {
+            kind.check(config, facts)?;
+        }
     }
     let mut ids = HashSet::new();
     for planned in plan(devices) {
@@ -111,8 +163,10 @@ pub fn plan(devices: &Map<String, Value>) -> Vec<Planned<'_>> {
             Some(option) => devices.get(option.field),
             None => (kind.presence() == Presence::Always).then_some(&*NO_CONFIG),
         };
-        let Some(config) = config else { continue };
-        if !kind.is_off(config) {
+        for config in config.map(each).unwrap_or_default() {
+            if kind.is_off(config) {
+                continue;
+            }
             // Devices that can have another id have a member for it.
             let id = config.get("id").and_then(Value::as_str);
             planned.push(Planned {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, value_parser};
 use config::{CpusConfig, LandlockConfig, MemoryConfig, PlatformConfig};
+use device::Form;
 use schemars::{JsonSchema, schema_for};
 
 use super::EventMonitorConfig;
@@ -118,11 +119,20 @@ fn logging() -> Vec<Arg> {
 
 fn devices(help: Help) -> impl Iterator<Item = Arg> {
     catalog::options().map(move |(names, kind)| {
-        let option = word(MACHINE, names.flag, "");
+        let option = match names.form {
+            Form::One => word(MACHINE, names.flag, ""),
+            Form::Many => word(MACHINE, names.flag, "")
+                .action(ArgAction::Append)
+                .num_args(1..),
+            Form::Switch => switch(MACHINE, names.flag, ""),
+        };
         if help == Help::No {
             return option;
         }
         let schema = kind.schema();
+        if names.form == Form::Switch {
+            return option.help(about(&schema));
+        }
         let option = describe(option, &schema);
         match kind.by_default().map(|config| kind.write_flag(&config)) {
             Some(text) => option.default_value(text),
@@ -140,16 +150,18 @@ fn structured<T: JsonSchema>(help: Help, name: &'static str) -> Arg {
     }
 }
 
-fn describe(option: Arg, schema: &schemars::Schema) -> Arg {
+/// The first paragraph of a schema's description, without its full stop.
+fn about(schema: &schemars::Schema) -> String {
     let about = schema
         .get("description")
         .and_then(|text| text.as_str())
         .unwrap_or_default();
-    let first = about
-        .split("\n\n")
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('.');
+    let first = about.split("\n\n").next().unwrap_or_default();
+    first.trim_end_matches('.').to_owned()
+}
+
+fn describe(option: Arg, schema: &schemars::Schema) -> Arg {
+    let first = about(schema);
     option.value_name("parameters").help(format!(
         "{first}, as key=value,...\n{}",
         keyvalue::help(schema)

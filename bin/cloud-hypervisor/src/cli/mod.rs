@@ -14,10 +14,12 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 use config::{LandlockConfig, PayloadConfig, Problem, VmConfig};
+use device::{AnyKind, Form, OptionNames};
 use sandbox::Mode;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use telemetry::log::{Format, LevelFilter};
 
 pub use command::{Help, command};
@@ -148,13 +150,29 @@ fn vm_config(matches: &ArgMatches) -> Result<VmConfig, Problem> {
         devices: serde_json::Map::new(),
     };
     for (names, kind) in catalog::options() {
-        if let Some(value) = text(matches, names.flag) {
-            config
-                .devices
-                .insert(names.field.to_owned(), kind.read_flag(value)?);
+        if let Some(value) = device(matches, names, kind)? {
+            config.devices.insert(names.field.to_owned(), value);
         }
     }
     Ok(config)
+}
+
+/// The configuration of a kind of device, if its flag was given.
+fn device(
+    matches: &ArgMatches,
+    names: OptionNames,
+    kind: &dyn AnyKind,
+) -> Result<Option<Value>, Problem> {
+    match names.form {
+        Form::One => text(matches, names.flag)
+            .map(|value| kind.read_flag(value))
+            .transpose(),
+        Form::Many => matches
+            .get_many::<String>(names.flag)
+            .map(|values| values.map(|value| kind.read_flag(value)).collect())
+            .transpose(),
+        Form::Switch => Ok(matches.get_flag(names.flag).then_some(Value::Bool(true))),
+    }
 }
 
 fn text<'a>(matches: &'a ArgMatches, option: &str) -> Option<&'a str> {

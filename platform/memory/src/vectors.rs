@@ -1,0 +1,345 @@
+//! Guest memory as the kernel's system calls take it: lists of addresses and lengths.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use vm_memory::{GuestMemoryBackend, VolatileSlice};
+
+use crate::{Error, GuestAddress, GuestRam};
+
+/// Parts of a guest's RAM, in order, for system calls that read or write files and sockets straight
+/// from and into it (readv(2) and its kin, io_uring, Linux AIO).
+///
+/// It owns a handle to the memory, so that a request which the kernel works on can outlive whatever
+/// made it: as long as this value lives the addresses stay mapped. Emptied and filled again it
+/// allocates nothing in the long run.
+///
+/// ```
+/// use memory::{GuestRam, IoVectors, RamOptions, RegionSpec};
+///
+/// let ram = GuestRam::new(&[RegionSpec { start: 0, size: 2 << 20 }], &RamOptions::default())?;
+/// let mut vectors = IoVectors::new(ram);
+/// vectors.push(0x1000, 16)?;
+/// vectors.push(0x8000, 4)?;
+/// let zero = std::fs::File::open("/dev/zero").unwrap();
+/// assert_eq!(vectors.read_from(&zero, None).unwrap(), 20);
+/// # Ok::<(), memory::Error>(())
+/// ```
+pub struct IoVectors {
+    ram: GuestRam,
+    vectors: Vec<libc::iovec>,
+    length: usize,
+}
+
+/// The most vectors that one system call takes (`IOV_MAX`, readv(2)).
+pub const MOST_VECTORS: usize = 1024;
+
+// SAFETY: the pointers are into mappings that the value itself keeps alive, and are not tied to a
+// thread; what they point to is only ever accessed by the kernel.
+unsafe impl Send for IoVectors {}
+
+impl IoVectors {
+    /// No parts yet, of this memory.
+    #[must_use]
+    pub fn new(ram: GuestRam) -> Self {
+        Self {
+            ram,
+            vectors: Vec::new(),
+            length: 0,
+        }
+    }
+
+    /// Forgets all parts.
+    pub fn clear(&mut self) {
+        self.vectors.clear();
+        self.length = 0;
+    }
+
+    /// Adds the `length` bytes at guest address `address`. Where they run from one region into
+    /// another this takes more than one vector.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if not all of it is RAM; nothing is added then.
+    pub fn push(&mut self, address: u64, length: u32) -> Result<(), Error> {
+        let before = self.vectors.len();
+        let bytes = length as usize;
+        let mut reached = 0;
+        let slices =
+            GuestMemoryBackend::get_slices(self.ram.memory(), GuestAddress(address), bytes);
+        for slice in slices.flatten() {
+            reached += slice.len();
+            self.vectors.push(libc::iovec {
+                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+                iov_len: slice.len(),
+            });
+        }
+        if reached != bytes {
+            self.vectors.truncate(before);
+            return Err(Error::OutOfRange {
+                address,
+                length: length.into(),
+            });
+        }
+        self.length += bytes;
+        Ok(())
+    }
+
+    /// Drops the first `count` bytes, or all if there are fewer.
+    pub fn skip(&mut self, count: usize) {
+        let mut left = count.min(self.length);
+        self.length -= left;
+        let mut whole = 0;
+        for vector in &mut self.vectors {
+            if left < vector.iov_len {
+                vector.iov_base = vector.iov_base.wrapping_byte_add(left);
+                vector.iov_len -= left;
+                break;
+            }
+            left -= vector.iov_len;
+            whole += 1;
+        }
+        self.vectors.drain(..whole);
+    }
+
+    /// Keeps the first `count` bytes and drops the rest.
+    pub fn truncate(&mut self, count: usize) {
+        let mut left = count;
+        let mut kept = 0;
+        for vector in &mut self.vectors {
+            if left == 0 {
+                break;
+            }
+            vector.iov_len = vector.iov_len.min(left);
+            left -= vector.iov_len;
+            kept += 1;
+        }
+        self.vectors.truncate(kept);
+        self.length = self.length.min(count);
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// There are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The memory that the parts are in.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// The vectors, for I/O engines that hand them to the kernel. What they point to stays mapped as
+    /// long as this value lives, and may only be accessed by the kernel or by volatile copies.
+    #[must_use]
+    pub fn as_raw(&self) -> &[libc::iovec] {
+        &self.vectors
+    }
+
+    /// Each part starts at an address and has a length that are multiples of `alignment`, a power of
+    /// two: what a file opened with `O_DIRECT` asks for.
+    #[must_use]
+    pub fn is_aligned(&self, alignment: usize) -> bool {
+        let bits = self.vectors.iter().fold(0, |bits, vector| {
+            bits | vector.iov_base.addr() | vector.iov_len
+        });
+        bits & alignment.wrapping_sub(1) == 0
+    }
+
+    /// Fills the parts from `file`: at `offset`, or where it stands, which is the only way for sockets
+    /// and pipes. One system call, repeated only if a signal interrupts it. Gives the number of bytes:
+    /// 0 at the end, and possibly fewer than there is room for.
+    ///
+    /// # Errors
+    /// The system call's. `EINVAL` also if there are more than [`MOST_VECTORS`] vectors.
+    pub fn read_from(&self, file: impl AsFd, offset: Option<u64>) -> io::Result<usize> {
+        let (fd, count) = (file.as_fd().as_raw_fd(), self.count()?);
+        let position = offset.map(position).transpose()?;
+        retry(|| match position {
+            // SAFETY: the vectors point into mappings that `self` keeps, writable and never borrowed.
+            None => unsafe { libc::readv(fd, self.vectors.as_ptr(), count) },
+            // SAFETY: as above.
+            Some(at) => unsafe { libc::preadv(fd, self.vectors.as_ptr(), count, at) },
+        })
+    }
+
+    /// Writes the parts to `file`, as [`IoVectors::read_from`] reads. Gives the number of bytes that
+    /// were taken.
+    ///
+    /// # Errors
+    /// The system call's. `EINVAL` also if there are more than [`MOST_VECTORS`] vectors.
+    pub fn write_to(&self, file: impl AsFd, offset: Option<u64>) -> io::Result<usize> {
+        let (fd, count) = (file.as_fd().as_raw_fd(), self.count()?);
+        let position = offset.map(position).transpose()?;
+        retry(|| match position {
+            // SAFETY: the vectors point into mappings that `self` keeps; the kernel only reads them.
+            None => unsafe { libc::writev(fd, self.vectors.as_ptr(), count) },
+            // SAFETY: as above.
+            Some(at) => unsafe { libc::pwritev(fd, self.vectors.as_ptr(), count, at) },
+        })
+    }
+
+    /// Copies bytes from the parts, from the first one on. Gives how many there were.
+    pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
+        let mut done = 0;
+        for vector in &self.vectors {
+            let rest = &mut bytes[done..];
+            done += volatile(vector).copy_to(rest);
+        }
+        done
+    }
+
+    /// Copies bytes to the parts, from the first one on. Gives how many there was room for.
+    pub fn copy_from(&self, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        for vector in &self.vectors {
+            let slice = volatile(vector);
+            let count = slice.len().min(bytes.len() - done);
+            slice.copy_from(&bytes[done..done + count]);
+            done += count;
+        }
+        done
+    }
+
+    fn count(&self) -> io::Result<libc::c_int> {
+        match libc::c_int::try_from(self.vectors.len()) {
+            Ok(count) if self.vectors.len() <= MOST_VECTORS => Ok(count),
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+}
+
+fn volatile(vector: &libc::iovec) -> VolatileSlice<'_> {
+    // SAFETY: every vector of an `IoVectors` is within a mapping that it keeps alive, and is never
+    // borrowed as a reference.
+    unsafe { VolatileSlice::new(vector.iov_base.cast(), vector.iov_len) }
+}
+
+fn position(offset: u64) -> io::Result<i64> {
+    i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
+}
+
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        if let Ok(count) = usize::try_from(call()) {
+            return Ok(count);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+impl fmt::Debug for IoVectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoVectors")
+            .field("vectors", &self.vectors.len())
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::{RamOptions, RegionSpec};
+
+    fn vectors(parts: &[(u64, u32)]) -> IoVectors {
+        let regions = [
+            RegionSpec {
+                start: 0,
+                size: 1 << 20,
+            },
+            RegionSpec {
+                start: 1 << 20,
+                size: 1 << 20,
+            },
+        ];
+        let mut vectors = IoVectors::new(GuestRam::new(&regions, &RamOptions::default()).unwrap());
+        for (address, length) in parts {
+            vectors.push(*address, *length).unwrap();
+        }
+        vectors
+    }
+
+    #[test]
+    fn bytes_go_through_sockets_in_order_of_the_parts() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let vectors = vectors(&[(0x5000, 3), ((1 << 20) - 2, 4), (7, 1)]);
+        here.write_all(b"abcdefgh").unwrap();
+        assert_eq!(vectors.read_from(&there, None).unwrap(), 8);
+        let mut seen = [0; 4];
+        vectors.ram().read((1 << 20) - 2, &mut seen).unwrap();
+        assert_eq!(&seen, b"defg");
+        assert_eq!(vectors.write_to(&there, None).unwrap(), 8);
+        let mut back = [0; 8];
+        here.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"abcdefgh");
+    }
+
+    #[test]
+    fn files_are_read_and_written_at_an_offset() {
+        let file = tempfile::tempfile().unwrap();
+        let vectors = vectors(&[(0, 4), (0x1000, 4)]);
+        vectors.copy_from(b"12345678");
+        assert_eq!(vectors.write_to(&file, Some(100)).unwrap(), 8);
+        vectors.copy_from(b"........");
+        assert_eq!(vectors.read_from(&file, Some(102)).unwrap(), 6);
+        let mut seen = [0; 8];
+        assert_eq!(vectors.copy_to(&mut seen), 8);
+        assert_eq!(&seen, b"345678..");
+        assert!(vectors.read_from(&file, Some(u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn the_front_and_the_end_can_be_cut_off() {
+        let mut vectors = vectors(&[(0, 4), (0x1000, 4), (0x2000, 4)]);
+        vectors.copy_from(b"abcdefghijkl");
+        vectors.skip(5);
+        vectors.truncate(6);
+        let mut seen = [0; 6];
+        assert_eq!((vectors.len(), vectors.copy_to(&mut seen)), (6, 6));
+        assert_eq!(&seen, b"fghijk");
+        assert_eq!(vectors.copy_from(b"0123456789"), 6);
+        vectors.skip(100);
+        assert!(vectors.is_empty() && vectors.as_raw().is_empty());
+        vectors.push(0, 1).unwrap();
+        vectors.truncate(0);
+        assert_eq!((vectors.len(), vectors.as_raw().len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_not_ram_is_refused_and_leaves_no_trace() {
+        let mut vectors = vectors(&[(0, 4)]);
+        assert!(vectors.push((2 << 20) - 1, 2).is_err());
+        assert!(vectors.push(u64::MAX, 2).is_err());
+        assert_eq!((vectors.len(), vectors.as_raw().len()), (4, 1));
+    }
+
+    #[test]
+    fn alignment_counts_addresses_and_lengths() {
+        assert!(vectors(&[(512, 512), (4096, 1024)]).is_aligned(512));
+        assert!(!vectors(&[(512, 512), (4096, 100)]).is_aligned(512));
+        assert!(!vectors(&[(513, 511)]).is_aligned(512));
+        assert!(vectors(&[(1, 1)]).is_aligned(1));
+    }
+
+    #[test]
+    fn more_vectors_than_the_kernel_takes_are_an_error() {
+        let vectors = vectors(&vec![(0, 1); MOST_VECTORS + 1]);
+        let zero = std::fs::File::open("/dev/zero").unwrap();
+        let error = vectors.read_from(&zero, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    }
+}
