@@ -183,6 +183,22 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The host did not take back memory that the guest does not need.
+    #[error("the host's kernel did not take back {} of guest RAM", Size(*.size))]
+    Discard {
+        /// Length in bytes.
+        size: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file cannot be mapped as memory of the guest.
+    #[error("the host cannot map {} of a file as guest memory", Size(*.size))]
+    MapFile {
+        /// Length in bytes.
+        size: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The host has no memory to put behind all of RAM before the guest runs.
     #[error(
         "cannot allocate {} of guest RAM ahead of use: lower --memory size, or prefault=off",

@@ -44,12 +44,20 @@
 //! that is a wish is `thp`, on unless turned off: a kernel without transparent huge pages still
 //! runs the guest, and [`Mapping::transparent_huge_pages`] says so.
 //!
+//! A file of the host's can be mapped for the guest as well ([`Mapping::of_file`]): persistent memory. It is not
+//! RAM, and not part of [`GuestRam`].
+//!
+//! # Giving memory back
+//!
+//! [`GuestRam::discard`] drops the contents of pages that the guest does not need (a balloon, reported free
+//! pages). It goes by whole backing pages: nothing smaller than a huge page comes back to the pool of huge pages.
+//!
 //! # System calls
 //!
 //! A private region costs `mmap` and two `madvise`; where the kernel does not align it, at most four
 //! more. A memory file adds `memfd_create`, `ftruncate` and `fcntl`, once for all regions. Beyond
 //! those and `munmap`, `pread` and `madvise` (with threads) are called only by
-//! [`GuestRam::read_from_file`] and [`GuestRam::prefault`], and `/sys/kernel/mm/hugepages` is read
+//! [`GuestRam::read_from_file`] and [`GuestRam::prefault`], `madvise` by [`GuestRam::discard`], and `/sys/kernel/mm/hugepages` is read
 //! only to explain a refusal.
 
 mod error;
@@ -65,7 +73,7 @@ mod testing;
 mod vectors;
 
 pub use error::Error;
-pub use mapping::Mapping;
+pub use mapping::{FileWrites, Mapping};
 pub use options::{HugePages, RamOptions, RegionSpec};
 pub use prefault::Prefault;
 pub use ram::GuestRam;

@@ -11,6 +11,11 @@ use vm_memory::{FileOffset, VolatileSlice};
 use crate::pool::{self, Pool};
 use crate::{Error, RamOptions};
 
+mod discard;
+mod file;
+
+pub use file::FileWrites;
+
 /// Large pages of the processors' page tables, one level above the small ones.
 ///
 /// Guest and host addresses of a region agree modulo this, since only then can one large page of
@@ -153,15 +158,20 @@ impl Mapping {
         }
     }
 
-    /// Tells the kernel what the user wants of the memory.
-    fn advise(&mut self, options: &RamOptions) -> Result<(), Error> {
-        let all = |advice| self.span.madvise(0, self.span.size, advice);
-        // Guest memory is of no use in a dump of the monitor, is large, and is the guest's secret.
-        all(libc::MADV_DONTDUMP).map_err(|source| Error::Advise {
+    /// Guest memory is of no use in a dump of the monitor, is large, and is the guest's secret.
+    fn keep_out_of_dumps(&self) -> Result<(), Error> {
+        let all = self.span.madvise(0, self.span.size, libc::MADV_DONTDUMP);
+        all.map_err(|source| Error::Advise {
             advice: "MADV_DONTDUMP",
             option: "it keeps guest memory out of core dumps",
             source,
-        })?;
+        })
+    }
+
+    /// Tells the kernel what the user wants of the memory.
+    fn advise(&mut self, options: &RamOptions) -> Result<(), Error> {
+        self.keep_out_of_dumps()?;
+        let all = |advice| self.span.madvise(0, self.span.size, advice);
         if options.mergeable {
             all(libc::MADV_MERGEABLE).map_err(|source| match source.raw_os_error() {
                 Some(libc::EINVAL) => Error::NoMerging,
@@ -400,7 +410,8 @@ impl Span {
         );
         // SAFETY: the offset is within.
         let first = unsafe { self.address.add(offset) };
-        // SAFETY: the range is ours, and none of the advice used in this module takes memory away.
+        // SAFETY: the range is ours and stays mapped whatever the advice. Some of it changes bytes (to 0), as the
+        // guest may at any time: all access is volatile and nothing borrows them.
         let result = unsafe { libc::madvise(first.as_ptr().cast(), count, advice) };
         if result < 0 {
             Err(io::Error::last_os_error())

@@ -173,6 +173,34 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Gives the memory behind the `length` bytes at guest address `address` back to the host: backing pages that
+    /// are wholly within the range take no memory and read as 0 until they are written again. Pages that are within
+    /// only in part stay as they are. The range may run from one region into an adjoining one.
+    ///
+    /// Others may read and write the range meanwhile; they find old bytes or zeros. With huge pages only whole ones
+    /// are given back, and the pool does not keep them for this guest: if others took them when it needs them again,
+    /// the processor or the device that touches one ends the machine. Costs one `madvise` per region that the range touches, so larger ranges are cheaper.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if not all of the range is RAM; nothing is dropped then. [`Error::Discard`] if the
+    /// kernel refuses, as it does for locked memory; a part may have been dropped then.
+    pub fn discard(&self, address: u64, length: u64) -> Result<(), Error> {
+        if !self.contains(address, length) {
+            return Err(Error::OutOfRange { address, length });
+        }
+        // It is RAM, so its end does not overflow.
+        let end = address.saturating_add(length);
+        for region in self.memory.iter() {
+            let first = address.max(region.start());
+            let last = end.min(region.start() + region.size());
+            if first < last {
+                let offset = first - region.start();
+                region.mapping().discard(offset, last - first)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts to allocate all memory that is to be there before the guest runs, on threads of its
     /// own, so that kernel load and device construction go on meanwhile. Contents do not change.
     /// Nothing is to be done and nothing started unless [`prefault`](RamOptions::prefault) is set,
@@ -260,7 +288,7 @@ fn beyond_any_file() -> io::Error {
     io::Error::from_raw_os_error(libc::EOVERFLOW)
 }
 
-fn host_page_size() -> u64 {
+pub(crate) fn host_page_size() -> u64 {
     // SAFETY: sysconf touches no memory.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     // It is a constant that every Linux has; 4096 is the smallest there is.
