@@ -57,10 +57,24 @@ pub(crate) const NESTED: &[Need] = &[
     program("util-linux", "setpriv"),
 ];
 
+/// What making a disk with Debian on it takes.
+pub(crate) const DEBIAN: &[Need] = &[
+    program("mmdebstrap", "mmdebstrap"),
+    program("e2fsprogs", "mkfs.ext4"),
+    program("fdisk", "sfdisk"),
+    program("dosfstools", "mkfs.vfat"),
+    program("mtools", "mcopy"),
+];
+
 /// What only the tests take: the tools that judge the guest's tables.
 pub(crate) const TEST: &[Need] = &[
     program("acpica-tools", "iasl"),
     program("dmidecode", "dmidecode"),
+    program("e2fsprogs", "mkfs.ext4"),
+    program("iproute2", "ip"),
+    program("iperf3", "iperf3"),
+    program("iputils-ping", "ping"),
+    program("socat", "socat"),
 ];
 
 /// What only the benchmark takes.

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::args::Args;
+use crate::debian;
 use crate::error::{Context as _, Error, Result};
 use crate::guest::Guest;
 use crate::kvm::{self, Place};
@@ -107,6 +108,9 @@ impl Files {
 
 /// Boots a guest: a shell, or one command whose exit status is returned.
 pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
+    if arguments.iter().any(|word| word == "--debian") {
+        return debian::boot::command(project, arguments);
+    }
     let wish = Wish::read(arguments)?;
     let files = Files::prepare(project, &wish)?;
     if !wish.here {

@@ -52,6 +52,9 @@ pub(crate) enum Error {
         /// How many offences.
         count: usize,
     },
+    /// A guest did not do what it was started for.
+    #[error("{0}")]
+    Guest(String),
     /// The emulated host did not do its job.
     #[error("the emulated host {problem}; its kernel log is {}\n{tail}", log.display())]
     Nested {

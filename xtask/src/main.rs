@@ -9,6 +9,7 @@ mod apt;
 mod args;
 mod bench;
 mod boot;
+mod debian;
 mod docs;
 mod error;
 mod guest;
@@ -36,6 +37,7 @@ cargo xtask COMMAND
   boot                 boots a stock Linux guest and gives you its shell
     --exec SCRIPT      runs a script in the guest instead; its output, its exit status
     --cpus N, --memory SIZE, --kernel PATH, --initramfs PATH, --binary PATH
+    --debian           Debian from a disk with network, instead of a kernel with busybox
     --nested           uses the emulated host even where this machine's KVM would do
     -v                 shows the kernel's messages
   test [FILTER…]       everything that is checked before a push; with filters (a theme such as

@@ -36,6 +36,40 @@ pub fn initramfs() -> Result<PathBuf> {
     path("CH_INITRAMFS")
 }
 
+/// The kernel of the Debian disk: `CH_DEBIAN_KERNEL`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn debian_kernel() -> Result<PathBuf> {
+    path("CH_DEBIAN_KERNEL")
+}
+
+/// Its initramfs: `CH_DEBIAN_INITRAMFS`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn debian_initramfs() -> Result<PathBuf> {
+    path("CH_DEBIAN_INITRAMFS")
+}
+
+/// A disk with Debian on it, a raw file or a block device, that may be written to and is the same for all tests of
+/// a run: `CH_DEBIAN_DISK`. One guest at a time can have it.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn debian_disk() -> Result<PathBuf> {
+    path("CH_DEBIAN_DISK")
+}
+
+/// A folder on a disk file system, for files that are opened with `O_DIRECT` or that holes are punched into:
+/// `CH_SCRATCH`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn scratch() -> Result<PathBuf> {
+    path("CH_SCRATCH")
+}
+
 /// Folder for downloads and for what is worth keeping: `CH_CACHE`.
 ///
 /// # Errors

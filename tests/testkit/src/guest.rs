@@ -20,6 +20,10 @@ use crate::cpio::Archive;
 /// The first program, a shell script for busybox.
 pub const INIT: &str = include_str!("guest-init.sh");
 
+/// Defines the shell function `serve`, which takes requests on standard input: also for guests with a distribution's
+/// own user space.
+pub const SERVE: &str = include_str!("guest-serve.sh");
+
 /// What the guest prints when it takes requests.
 pub const READY: &str = "@testkit-ready";
 
@@ -48,6 +52,7 @@ pub fn base(busybox: &[u8], applets: &[&str]) -> Archive {
         }
     }
     archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("serve", 0o644, SERVE.as_bytes());
     archive
 }
 

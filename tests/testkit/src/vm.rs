@@ -73,6 +73,15 @@ impl Vm {
         Builder::linux()
     }
 
+    /// A guest that runs Debian with systemd from the disk of [`env::debian_disk`](crate::env::debian_disk), and that
+    /// [`Vm::run`] can talk to: two vCPUs, 1 GiB; each can be changed. `disk` has further keys of its `--disk` option.
+    ///
+    /// # Errors
+    /// When a variable of [`env`](mod@crate::env) is missing.
+    pub fn debian(disk: &str) -> Result<Builder> {
+        Builder::debian(disk)
+    }
+
     /// Waits until `text` appears on the serial console, after what earlier calls found.
     ///
     /// # Errors

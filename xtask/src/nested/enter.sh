@@ -6,6 +6,11 @@ cd /run/nested || exit
 $bb ifconfig lo 127.0.0.1 up
 $bb hostname nested-host
 $bb ulimit -n 65536 2>/dev/null
+if [ -e scratch ]; then
+    read -r drive folder <scratch
+    $bb mkdir -p "$folder"
+    $bb mount -t ext4 -o discard "$drive" "$folder"
+fi
 read -r trailer <trailer
 exec 3>$ports/control
 echo up >&3

@@ -27,6 +27,8 @@ const USEFUL: &[&str] = &[
     "loop",
     "vhost_net",
     "vhost_vsock",
+    "virtio_blk",
+    "ext4",
 ];
 
 /// Everything that one run of the emulated host depends on.
@@ -72,6 +74,10 @@ pub(super) fn build(
         0o644,
         format!("{}\n", modules.display()).as_bytes(),
     );
+    if job.scratch {
+        let line = format!("/dev/vda {}\n", super::SCRATCH);
+        archive.file("job/scratch", 0o644, line.as_bytes());
+    }
     if job.interactive {
         let (rows, columns) = crate::terminal::size();
         archive.file(

@@ -32,6 +32,12 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// QEMU opens its channels before it does anything else.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
+/// Where the scratch file system is.
+pub(crate) const SCRATCH: &str = "/scratch";
+
+/// Its size: what is not written takes no space.
+const SCRATCH_BYTES: u64 = 12 << 30;
+
 /// What to run, and where.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Job {
@@ -43,6 +49,11 @@ pub(crate) struct Job {
     pub(crate) folder: PathBuf,
     /// Whether it gets the terminal that we were started from.
     pub(crate) interactive: bool,
+    /// Raw images that it sees as `/dev/vda`, `/dev/vdb` and so on. What it writes to them vanishes with the host.
+    pub(crate) drives: Vec<PathBuf>,
+    /// Whether it gets an empty ext4 file system at [`SCRATCH`], for files that are to behave as on a disk. It is
+    /// the drive before [`Job::drives`].
+    pub(crate) scratch: bool,
     /// After this it is ended and the run counts as failed.
     pub(crate) limit: Option<Duration>,
 }
@@ -104,6 +115,10 @@ pub(crate) fn run_job(project: &Project, job: &Job) -> Result<u8> {
     let channels = Channels::listen(work.path(), job.interactive)?;
     let mut qemu = machine(&kernel, &initramfs, &log, &writable)?;
     channels.add_to(&mut qemu);
+    let scratch = job.scratch.then(|| scratch(work.path())).transpose()?;
+    for (index, drive) in scratch.iter().chain(&job.drives).enumerate() {
+        add_drive(&mut qemu, index, drive);
+    }
     if !job.interactive {
         qemu.stdin(Stdio::null());
     }
@@ -177,6 +192,25 @@ fn machine(kernel: &Kernel, initramfs: &Path, log: &Path, writable: &[PathBuf]) 
         "virtio-rng-pci",
     ]);
     Ok(qemu)
+}
+
+/// An empty file system in a sparse file.
+fn scratch(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("scratch");
+    std::fs::File::create(&path)
+        .and_then(|file| file.set_len(SCRATCH_BYTES))
+        .context(|| format!("cannot create {}", path.display()))?;
+    run::output(run::program("mkfs.ext4").args(["-q", "-F"]).arg(&path))?;
+    Ok(path)
+}
+
+fn add_drive(qemu: &mut Command, index: usize, path: &Path) {
+    let file = escape(path);
+    qemu.arg("-drive").arg(format!(
+        "file={file},if=none,id=drive{index},format=raw,snapshot=on,cache=unsafe,discard=unmap"
+    ));
+    qemu.arg("-device")
+        .arg(format!("virtio-blk-pci,drive=drive{index}"));
 }
 
 /// QEMU's options double a comma inside of a value.

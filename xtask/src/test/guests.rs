@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::count::{self, Counts};
+use crate::debian::Debian;
 use crate::error::{Context as _, Error, Result, print_chain};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -23,6 +24,9 @@ pub(crate) const PACKAGE: &str = "integration";
 
 /// One theme, in an emulated host on two processors: the longest takes about a minute.
 const LIMIT: Duration = Duration::from_secs(4 * 60);
+
+/// The same for a theme whose guests run Debian from a disk: systemd alone takes half a minute.
+const DEBIAN_LIMIT: Duration = Duration::from_secs(12 * 60);
 
 /// Further emulated hosts for a theme whose host fails: roughly one in twenty hangs with its processors busy, or its
 /// kernel panics. The cause is not known; no process in it should be able to do that to its kernel.
@@ -77,40 +81,69 @@ pub(crate) fn run(
     }
     let mut counts = Counts::default();
     for group in groups {
+        let theme = theme(Path::new(&group[0]));
         let place = match &place {
-            Place::Nested(_) if !needs_linux(project, &theme(Path::new(&group[0]))) => &Place::Here,
+            Place::Nested(_) if !needs_linux(project, &theme) => &Place::Here,
             place => place,
         };
-        counts.add(run_group(project, place, &environment, &group)?);
+        let mut run = Run {
+            group,
+            environment: environment.clone(),
+            debian: None,
+        };
+        if needs_debian(project, &theme) {
+            let debian = Debian::prepare(project)?;
+            let more = [
+                ("CH_DEBIAN_KERNEL", path(&debian.kernel)),
+                ("CH_DEBIAN_INITRAMFS", path(&debian.initramfs)),
+            ];
+            let more = more.map(|(name, value)| (name.to_owned(), value));
+            run.environment.extend(more);
+            run.debian = Some(debian);
+        }
+        counts.add(run_group(project, place, run)?);
     }
     Ok(counts)
+}
+
+/// Whether the sources of a theme have `text`; true if they cannot be read.
+fn mentions(project: &Project, theme: &str, text: &str) -> bool {
+    let tests = project.root().join("tests");
+    let mut sources = vec![tests.join(format!("{theme}.rs"))];
+    let parts = std::fs::read_dir(tests.join(theme)).into_iter().flatten();
+    sources.extend(parts.flatten().map(|part| part.path()));
+    let has = |source: &PathBuf| {
+        std::fs::read_to_string(source).map_or(true, |content| content.contains(text))
+    };
+    sources.iter().any(has)
+}
+
+/// Whether a theme has guests that run Debian from a disk.
+fn needs_debian(project: &Project, theme: &str) -> bool {
+    mentions(project, theme, "Vm::debian(")
 }
 
 /// Whether a theme has guests that run Linux, or there is no KVM here at all. A KVM that cannot run a kernel still
 /// runs guests of a few instructions, and more steadily than an emulated host.
 fn needs_linux(project: &Project, theme: &str) -> bool {
-    let tests = project.root().join("tests");
-    let mut sources = vec![tests.join(format!("{theme}.rs"))];
-    let parts = std::fs::read_dir(tests.join(theme)).into_iter().flatten();
-    sources.extend(parts.flatten().map(|part| part.path()));
     let kvm = std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/kvm");
-    let starts_linux = |source: &PathBuf| {
-        std::fs::read_to_string(source).map_or(true, |text| text.contains("Vm::linux("))
-    };
-    kvm.is_err() || sources.iter().any(starts_linux)
+    kvm.is_err() || mentions(project, theme, "Vm::linux(") || needs_debian(project, theme)
+}
+
+/// One test program with its arguments, and what it is told.
+struct Run {
+    group: Vec<String>,
+    environment: Vec<(String, String)>,
+    /// The disk that its guests start from.
+    debian: Option<Debian>,
 }
 
 /// Runs one test program with its arguments where guests run. Nested, each gets a host of its own, and another one
 /// if the host itself fails.
-fn run_group(
-    project: &Project,
-    place: &Place,
-    environment: &[(String, String)],
-    group: &[String],
-) -> Result<Counts> {
+fn run_group(project: &Project, place: &Place, mut run: Run) -> Result<Counts> {
     let result = project
         .cache()
         .join(format!("test-result-{}", std::process::id()));
@@ -118,20 +151,45 @@ fn run_group(
     let path = |path: &Path| path.display().to_string();
     let mut command = vec![path(&this), "run-tests".to_owned(), path(&result)];
     command.push("--".to_owned());
-    command.extend_from_slice(group);
+    command.append(&mut run.group);
+    let mut add = |name: &str, value: String| run.environment.push((name.to_owned(), value));
     match place {
         Place::Here => {
+            let scratch = tempfile::tempdir_in(project.cache())
+                .context(|| "no temporary folder in the cache".to_owned())?;
+            add("CH_SCRATCH", path(scratch.path()));
+            if let Some(debian) = &run.debian {
+                let disk = scratch.path().join("debian.raw");
+                add("CH_DEBIAN_DISK", path(&disk));
+                let mut copy = Command::new("cp");
+                run::check(copy.arg("--sparse=always").arg(&debian.disk).arg(disk))?;
+            }
             let mut here = Command::new(&command[0]);
-            run::check(here.args(&command[1..]).envs(environment.iter().cloned()))?;
+            run::check(here.args(&command[1..]).envs(run.environment))?;
         }
         Place::Nested(_) => {
-            let mut environment = environment.to_vec();
-            environment.push((EMULATED.to_owned(), "1".to_owned()));
+            add(EMULATED, "1".to_owned());
+            add("CH_SCRATCH", nested::SCRATCH.to_owned());
+            if run.debian.is_some() {
+                // The drive after the scratch file system.
+                add("CH_DEBIAN_DISK", "/dev/vdb".to_owned());
+            }
+            let limit = if run.debian.is_some() {
+                DEBIAN_LIMIT
+            } else {
+                LIMIT
+            };
             let job = Job {
                 command,
-                environment,
+                environment: run.environment,
                 folder: project.root().join("tests"),
-                limit: Some(LIMIT),
+                limit: Some(limit),
+                drives: run
+                    .debian
+                    .iter()
+                    .map(|debian| debian.disk.clone())
+                    .collect(),
+                scratch: true,
                 interactive: false,
             };
             let mut spare = SPARE_HOSTS;

@@ -68,6 +68,29 @@ impl Builder {
         .memory("size=256M")
     }
 
+    pub(super) fn debian(disk: &str) -> Result<Self> {
+        let path = env::debian_disk()?;
+        let cmdline = format!(
+            "root=LABEL=debian rw console=ttyS0 quiet panic=-1 {}",
+            guest::OPTION
+        );
+        let builder = Self {
+            console: Some("off".into()),
+            ..Self::default()
+        };
+        let comma = if disk.is_empty() { "" } else { "," };
+        Ok(builder
+            .kernel(env::debian_kernel()?)
+            .initramfs(env::debian_initramfs()?)
+            .cmdline(&cmdline)
+            .cpus("boot=2")
+            .memory("size=1G")
+            .arg(
+                "--disk",
+                format!("path={},image_type=raw{comma}{disk}", path.display()),
+            ))
+    }
+
     /// Starts this program instead of the one that `CH_BINARY` names.
     #[must_use]
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {

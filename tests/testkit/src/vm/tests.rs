@@ -50,18 +50,11 @@ fn options_arrive_in_a_fixed_order_and_unchanged() {
 
 /// The guest's own script answers, on pipes instead of a serial port.
 fn guest_script(extra: &str) -> String {
-    let serve = guest::INIT
-        .split("serve() {")
-        .nth(1)
-        .unwrap()
-        .split("\n}\n")
-        .next()
-        .unwrap();
-    let serve = serve
-        .replace("stty -echo -opost </dev/console", ":")
+    let serve = guest::SERVE
+        .replace("stty -echo -opost", ":")
         .replace("dmesg -n 1", ":");
     let serve = serve.replace("/tmp/", "$HOME/");
-    format!("echo booting\nserve() {{{serve}\n}}\n{extra}serve")
+    format!("echo booting\n{serve}\n{extra}serve")
 }
 
 #[test]
