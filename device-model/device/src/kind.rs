@@ -183,6 +183,11 @@ pub trait Device: Send {
         Vec::new()
     }
 
+    /// Bytes of RAM that the guest does not use because of it, as far as it says: a balloon's.
+    fn withheld(&self) -> u64 {
+        0
+    }
+
     /// How the guest's firmware tables describe it.
     fn nodes(&self) -> Vec<Node> {
         Vec::new()

@@ -96,6 +96,19 @@ impl Window {
             key,
         })
     }
+
+    /// Takes the highest free place for `size` bytes at a multiple of `align`, for something that is no BAR: the
+    /// guest cannot move it, and no BAR is decoded there as long as it lives.
+    ///
+    /// # Errors
+    /// As [`Window::allocate`].
+    pub fn reserve(&self, size: u64, align: u64) -> Result<Span> {
+        let span = self.allocate(size, align)?;
+        if let Some(taken) = self.0.lock().taken.get_mut(&span.key) {
+            taken.decoded = true;
+        }
+        Ok(span)
+    }
 }
 
 impl Shared {
@@ -139,7 +152,7 @@ pub(crate) enum Refusal {
     Taken(u64),
 }
 
-/// Addresses that belong to one BAR, until this is dropped.
+/// Addresses that belong to one BAR or other thing, until this is dropped.
 #[derive(Debug)]
 pub struct Span {
     window: Arc<Shared>,
@@ -267,6 +280,24 @@ mod tests {
         b.decode_at(0x8000).unwrap();
         assert_eq!(a.decode_at(0x8000), Err(Refusal::Taken(0x8000)));
         a.decode_at(0x1000).unwrap();
+    }
+
+    #[test]
+    fn what_is_reserved_is_nobodys_to_move_to() {
+        let window = window();
+        let bar = window.allocate(0x1000, 0x1000).unwrap();
+        let fixed = window.reserve(0x2000, 0x2000).unwrap();
+        assert_eq!(fixed.start(), 0x6000);
+        for over in [0x5800, 0x6000, 0x7fff] {
+            assert_eq!(
+                bar.decode_at(over),
+                Err(Refusal::Taken(0x6000)),
+                "{over:#x}"
+            );
+        }
+        bar.decode_at(0x5000).unwrap();
+        drop(fixed);
+        bar.decode_at(0x6000).unwrap();
     }
 
     #[test]

@@ -95,6 +95,11 @@ pub trait VirtioDevice: Send + 'static {
         Vec::new()
     }
 
+    /// See [`device::Device::withheld`].
+    fn withheld(&self) -> u64 {
+        0
+    }
+
     /// See [`device::Device::decided`].
     fn decided(&self) -> Option<Value> {
         None

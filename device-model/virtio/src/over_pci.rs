@@ -234,6 +234,10 @@ impl<D: VirtioDevice> Device for OverPci<D> {
         self.registers.lock().device.counters()
     }
 
+    fn withheld(&self) -> u64 {
+        self.registers.lock().device.withheld()
+    }
+
     fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {
         self.registers.lock().device.leave()
     }
