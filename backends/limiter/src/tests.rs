@@ -150,6 +150,27 @@ fn the_json_is_strict_and_shows_nothing_as_null() {
     assert!(read(r#"{"ops":{"size":-1,"refill_time":2}}"#).is_err());
 }
 
+#[test]
+fn flags_have_flat_keys() {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    struct Device {
+        #[serde(default)]
+        rate_limiter_config: Option<RateLimiterConfig>,
+    }
+    let text = "bw_size=1,bw_one_time_burst=2,bw_refill_time=3,ops_size=4,ops_refill_time=5";
+    let device: Device = keyvalue::from_str(text).unwrap();
+    let config = RateLimiterConfig {
+        bandwidth: Some(bucket(1, 2, 3)),
+        ops: Some(bucket(4, 0, 5)),
+    };
+    assert_eq!(device.rate_limiter_config, Some(config));
+    assert_eq!(keyvalue::to_string(&device).unwrap(), text);
+    let half = keyvalue::from_str::<Device>("ops_one_time_burst=1,ops_size=5").unwrap_err();
+    assert!(half.to_string().contains("ops_refill_time"), "{half}");
+    let none: Device = keyvalue::from_str("").unwrap();
+    assert_eq!(none.rate_limiter_config, None);
+}
+
 proptest! {
     /// Whatever is asked for and when: never more has passed than the bucket, its burst, the refill and one request
     /// allow; and who waits as long as told to passes.

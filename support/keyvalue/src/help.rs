@@ -69,7 +69,7 @@ fn line(root: &Node<'_>, member: &Member<'_>) -> (String, String) {
         _ => (member.usage(), None),
     };
     let default = default(member, &shape).map(|default| format!("[default: {default}]"));
-    let required = root.requires(member.json) && default.is_none();
+    let required = member.is_required(root) && default.is_none();
     let notes = [
         member.node.summary(),
         required.then(|| "[required]".to_owned()),

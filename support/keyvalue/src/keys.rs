@@ -54,6 +54,10 @@ impl<'s> Keys<'s> {
     pub(crate) fn of(node: &Node<'s>) -> Self {
         let mut members = node.members();
         members.retain(|member| !member.is_skipped());
+        let mut members: Vec<_> = members
+            .into_iter()
+            .flat_map(|member| member.parts().unwrap_or_else(|| vec![member]))
+            .collect();
         let is_mode = |m: &Member<'s>| m.node.text("x-flag-syntax") == Some("modes");
         let modes = match members.iter().position(is_mode) {
             Some(at) => {

@@ -74,6 +74,7 @@
 //! | `x-flag-values` | `{"word": "Variant"}` | words for variants that are not the lower-cased name; `{"word": null}` takes one away |
 //! | `x-flag-case` | `true` | words for variants have to match in case |
 //! | `x-json-alias` | list of names | further JSON members for [`check_json`]: schemars does not tell about `serde(alias)` |
+//! | `x-flag-keys` | `{"key": "/json/pointer"}` | instead of one key for an object, keys for parts of it, at any depth |
 //! | `x-flag-syntax` | see below | how the value is written |
 //!
 //! | `x-flag-syntax` | for | text |
@@ -85,6 +86,8 @@
 //! | `ranges` | a list of integers | `[0,2-4]`, as without the attribute |
 //! | `true-set` | an object of booleans that default to false | `[amx]`: the names of those that are true |
 //! | `modes` | an enum member | see below |
+//!
+//! With `x-flag-keys` an object inside the member is there if one of its keys is, and then all that it requires must be.
 //!
 //! With `modes` the variants become keys: `off`, `tty`. A variant with the name of another member
 //! takes that member's value: `file=/tmp/log` sets the mode to `File` and `file` to the path.

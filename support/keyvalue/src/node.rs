@@ -237,6 +237,8 @@ pub(crate) fn first_sentence(doc: &str) -> String {
 pub(crate) struct Member<'s> {
     /// Its name in JSON.
     pub(crate) json: &'s str,
+    /// Where in the JSON member it is (JSON pointer, RFC 6901), if several keys set parts of one member; else empty.
+    pub(crate) below: &'s str,
     /// Its name in a flag: the same unless `x-flag` says otherwise.
     pub(crate) flag: &'s str,
     /// What it holds.
@@ -247,9 +249,72 @@ impl<'s> Member<'s> {
     fn new(json: &'s str, node: Node<'s>) -> Self {
         Self {
             json,
+            below: "",
             flag: node.text("x-flag").unwrap_or(json),
             node,
         }
+    }
+
+    /// The keys for parts of this member, by `x-flag-keys`; none if it is set as a whole.
+    pub(crate) fn parts(&self) -> Option<Vec<Self>> {
+        let keys = self.node.get("x-flag-keys")?.as_object()?;
+        let part = |(flag, below): (&'s String, &'s Value)| {
+            let below = below.as_str().filter(|below| below.starts_with('/'))?;
+            let mut steps = below.split('/').skip(1);
+            let node = steps.try_fold(self.node.clone(), |node, name| node.property(name))?;
+            Some(Self {
+                json: self.json,
+                below,
+                flag,
+                node,
+            })
+        };
+        Some(keys.iter().filter_map(part).collect())
+    }
+
+    /// Its value in `object`.
+    pub(crate) fn get<'v>(&self, object: &'v Map<String, Value>) -> Option<&'v Value> {
+        object.get(self.json)?.pointer(self.below)
+    }
+
+    /// Sets its value in `object`, and makes what is around it.
+    pub(crate) fn put(&self, object: &mut Map<String, Value>, value: Value) {
+        let path: Vec<_> = self.below.split('/').skip(1).collect();
+        let whole = path.into_iter().rev().fold(value, |value, name| {
+            Value::Object(Map::from_iter([(name.to_owned(), value)]))
+        });
+        match object.get_mut(self.json) {
+            Some(there) => merge(there, whole),
+            None => drop(object.insert(self.json.to_owned(), whole)),
+        }
+    }
+
+    /// Whether an object of type `root` must have it: `object` is what there is of it. What a part is a part of can
+    /// be missing as a whole.
+    pub(crate) fn is_due(&self, root: &Node<'s>, object: &Map<String, Value>) -> bool {
+        let Some((around, name)) = self.below.rsplit_once('/') else {
+            return root.requires(self.json);
+        };
+        let whole = root.property(self.json);
+        let holder = around.split('/').skip(1);
+        let holder = whole.and_then(|whole| {
+            let mut steps = holder;
+            steps.try_fold(whole, |node, name| node.property(name))
+        });
+        self.has_holder(object) && holder.is_some_and(|holder| holder.requires(name))
+    }
+
+    /// Whether there is what it is a part of; always so if it is no part.
+    pub(crate) fn has_holder(&self, object: &Map<String, Value>) -> bool {
+        self.below.rsplit_once('/').is_none_or(|(around, _)| {
+            let whole = object.get(self.json);
+            whole.is_some_and(|whole| whole.pointer(around).is_some_and(Value::is_object))
+        })
+    }
+
+    /// Whether it must be there whatever else is.
+    pub(crate) fn is_required(&self, root: &Node<'s>) -> bool {
+        self.below.is_empty() && root.requires(self.json)
     }
 
     /// Further names in a flag, for old command lines.
@@ -279,6 +344,21 @@ impl<'s> Member<'s> {
             Some(value) => Some(Fallback::Flag(value)),
             None => self.node.get("default").map(Fallback::Type),
         }
+    }
+}
+
+/// Adds what is in `more` to `value`. Both are objects, down to one value.
+fn merge(value: &mut Value, more: Value) {
+    match (value, more) {
+        (Value::Object(object), Value::Object(more)) => {
+            for (name, more) in more {
+                match object.get_mut(&name) {
+                    Some(there) => merge(there, more),
+                    None => drop(object.insert(name, more)),
+                }
+            }
+        }
+        (value, more) => *value = more,
     }
 }
 

@@ -81,7 +81,7 @@ fn read_object(node: &Node<'_>, text: &str) -> Result<Value, Error> {
     for (member, given) in keys.members.iter().zip(given) {
         if let Some(text) = given.by_name.or(given.by_alias) {
             let value = read(&Shape::of(&member.node), member.flag, text)?;
-            object.insert(member.json.to_owned(), value);
+            member.put(&mut object, value);
         }
     }
     fill(node, &keys, &mut object)?;
@@ -145,22 +145,22 @@ fn read_mode(
 /// Adds the defaults that only flags have, and fails if a member is missing then.
 fn fill(node: &Node<'_>, keys: &Keys<'_>, object: &mut Map<String, Value>) -> Result<(), Error> {
     for member in &keys.members {
-        if object.contains_key(member.json) {
+        if member.get(object).is_some() {
             continue;
         }
-        let value = match member.default() {
+        let value = match member.default().filter(|_| member.has_holder(object)) {
             Some(Fallback::Flag(value)) => Some(value.clone()),
             Some(Fallback::Same(flag)) => {
                 let other = keys.members.iter().find(|other| other.flag == flag);
-                other.and_then(|other| object.get(other.json)).cloned()
+                other.and_then(|other| other.get(object)).cloned()
             }
             Some(Fallback::Type(_)) | None => None,
         };
         match value {
             Some(value) => {
-                object.insert(member.json.to_owned(), value);
+                member.put(object, value);
             }
-            None if node.requires(member.json) => {
+            None if member.is_due(node, object) => {
                 return Err(Error::MissingKey {
                     key: member.flag.to_owned(),
                     example: member.usage(),

@@ -2,6 +2,7 @@
 
 mod fixture;
 mod json;
+mod parts;
 mod print;
 mod properties;
 mod syntax;

@@ -33,12 +33,13 @@ fn write_object(node: &Node<'_>, object: &Map<String, Value>) -> Result<String, 
             Some(Fallback::Type(value) | Fallback::Flag(value)) => Some(value),
             Some(Fallback::Same(flag)) => {
                 let other = keys.members.iter().find(|other| other.flag == flag);
-                other.and_then(|other| object.get(other.json))
+                other.and_then(|other| other.get(object))
             }
             None => None,
         };
-        let value = match (rest.remove(member.json), member.default()) {
+        let value = match (taken(member, object, &mut rest), member.default()) {
             (Some(value), _) => value,
+            (None, _) if !member.below.is_empty() => continue,
             // Serde fills in what it left out itself, but only where a flag has no other default.
             (None, Some(Fallback::Flag(_) | Fallback::Same(_))) => Value::Null,
             (None, _) => continue,
@@ -53,6 +54,7 @@ fn write_object(node: &Node<'_>, object: &Map<String, Value>) -> Result<String, 
         let text = write(&Shape::of(&member.node), member.flag, &value)?;
         parts.push(format!("{}={text}", member.flag));
     }
+    remove_parts(&keys.members, object, &mut rest);
     match rest
         .iter()
         .find(|(name, value)| !node.is_unset(name, value))
@@ -60,6 +62,52 @@ fn write_object(node: &Node<'_>, object: &Map<String, Value>) -> Result<String, 
         Some((name, _)) => Err(Error::unwritable(name, "it is a member of the JSON only")),
         None => Ok(parts.join(",")),
     }
+}
+
+/// The value of a member, taken out of `rest` unless it is a part.
+fn taken(
+    member: &Member<'_>,
+    object: &Map<String, Value>,
+    rest: &mut Map<String, Value>,
+) -> Option<Value> {
+    match member.below {
+        "" => rest.remove(member.json),
+        _ => member.get(object).cloned(),
+    }
+}
+
+/// Takes those members out of `rest` of which nothing is left but their parts.
+fn remove_parts(
+    members: &[Member<'_>],
+    object: &Map<String, Value>,
+    rest: &mut Map<String, Value>,
+) {
+    let parts = || members.iter().filter(|member| !member.below.is_empty());
+    let mut written = Map::new();
+    for part in parts() {
+        if let Some(value) = part.get(object).filter(|value| !value.is_null()) {
+            part.put(&mut written, value.clone());
+        }
+    }
+    for part in parts() {
+        let whole = rest.get(part.json).map(without_nulls);
+        if whole.is_some() && whole.as_ref() == written.get(part.json) {
+            rest.remove(part.json);
+        }
+    }
+}
+
+/// The same without members that are null, at any depth.
+fn without_nulls(value: &Value) -> Value {
+    let Value::Object(object) = value else {
+        return value.clone();
+    };
+    let there = object.iter().filter(|(_, value)| !value.is_null());
+    Value::Object(
+        there
+            .map(|(name, value)| (name.clone(), without_nulls(value)))
+            .collect(),
+    )
 }
 
 /// Takes the mode and its value out of `object` and writes them.
