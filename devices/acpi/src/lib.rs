@@ -34,10 +34,7 @@ impl Kind for Acpi {
         let sleep = Shared::new(Sleep {
             power: host.power(),
         });
-        let timer = Shared::new(Timer {
-            since: Instant::now(),
-            before: Duration::ZERO,
-        });
+        let timer = Shared::new(Timer::default());
         let pm1a = host.facts().nested_hyperv.then(|| {
             let first = layout::PORT_PM1A_EVENT;
             host.ports(
@@ -72,6 +69,16 @@ struct State {
 }
 
 impl Device for Registers {
+    fn start(&mut self) -> Result<()> {
+        self.timer.lock().go();
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.timer.lock().halt();
+        Ok(())
+    }
+
     fn save(&self) -> Result<Saved> {
         let nanos = self.timer.lock().elapsed().as_nanos();
         let state = State {
@@ -84,7 +91,7 @@ impl Device for Registers {
         let state: State = saved.read(Acpi::NAMES.kind, 1)?;
         let before = Duration::from_nanos(state.timer_nanos);
         *self.timer.lock() = Timer {
-            since: Instant::now(),
+            since: None,
             before,
         };
         Ok(())
@@ -126,16 +133,28 @@ impl Target for Pm1a {
     fn write(&mut self, _offset: u64, _data: &[u8]) {}
 }
 
-/// Counts up, 32 bits wide, from the start of the machine.
-#[derive(Debug)]
+/// Counts up, 32 bits wide, while the machine runs.
+#[derive(Debug, Default)]
 struct Timer {
-    since: Instant,
+    /// Since when it counts; `None` while the machine stands still.
+    since: Option<Instant>,
+    /// What it had counted before.
     before: Duration,
 }
 
 impl Timer {
     fn elapsed(&self) -> Duration {
-        self.before.saturating_add(self.since.elapsed())
+        let now = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.before.saturating_add(now)
+    }
+
+    fn go(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn halt(&mut self) {
+        self.before = self.elapsed();
+        self.since = None;
     }
 }
 
@@ -199,11 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn it_stands_still_while_the_machine_does() {
+        let mut timer = Timer::default();
+        assert_eq!(timer.elapsed(), Duration::ZERO);
+        timer.go();
+        timer.go();
+        while timer.elapsed() < Duration::from_micros(50) {}
+        timer.halt();
+        let seen = timer.elapsed();
+        assert!(seen >= Duration::from_micros(50));
+        assert_eq!(timer.elapsed(), seen);
+        timer.go();
+        while timer.elapsed() == seen {}
+    }
+
+    #[test]
     fn single_bytes_of_the_timer_are_its_bytes() {
         let mut timer = Timer {
-            since: Instant::now(),
+            since: None,
             before: Duration::from_secs(1_000_000_000),
         };
+        timer.go();
         let mut whole = [0; 4];
         timer.read(0, &mut whole);
         let mut top = [0];

@@ -2,6 +2,8 @@ use std::collections::HashSet;
 
 use super::*;
 
+mod building;
+
 #[test]
 fn names_are_unique_and_options_are_those_of_the_reference() {
     let mut seen = HashSet::new();
@@ -18,7 +20,12 @@ fn names_are_unique_and_options_are_those_of_the_reference() {
     let flags: HashSet<_> = options().map(|(names, _)| names.flag).collect();
     assert_eq!(flags.len(), options().count());
     for (names, _) in options() {
-        assert_eq!(names.flag.replace('-', "_"), names.field);
+        let flag = names.flag.replace('-', "_");
+        match names.form {
+            Form::One | Form::Switch => assert_eq!(flag, names.field),
+            // `--disk` fills `disks`; some lists have the flag's own name.
+            Form::Many => assert_eq!(flag, names.field.trim_end_matches('s')),
+        }
     }
 }
 
@@ -28,6 +35,10 @@ fn every_option_is_documented() {
         let schema = kind.schema();
         let described = |value: &Value| value.get("description").is_some();
         assert!(described(schema.as_value()), "--{}", names.flag);
+        if names.form == Form::Switch {
+            assert_eq!(schema.get("type"), Some(&Value::from("boolean")));
+            continue;
+        }
         let properties = schema.get("properties").and_then(Value::as_object).unwrap();
         for (key, property) in properties {
             let inside = property
@@ -39,13 +50,23 @@ fn every_option_is_documented() {
     }
 }
 
+/// Configurations to try a kind with: its default, or its first example.
+fn sample(kind: &dyn AnyKind) -> Value {
+    let first = kind.examples().first();
+    let example = first.map(|text| kind.read_flag(text).unwrap());
+    kind.by_default()
+        .or(example)
+        .expect("a kind without a default has an example")
+}
+
 #[test]
 fn defaults_read_back_and_survive_their_own_flag() {
     for (names, kind) in options() {
-        let Some(config) = kind.by_default() else {
+        let config = sample(kind);
+        kind.check(&config, &facts()).unwrap();
+        if names.form == Form::Switch {
             continue;
-        };
-        kind.check(&config, &Facts::default()).unwrap();
+        }
         let flag = kind.write_flag(&config);
         assert_eq!(
             kind.read_flag(&flag).unwrap(),
@@ -56,12 +77,24 @@ fn defaults_read_back_and_survive_their_own_flag() {
     }
 }
 
+/// A machine large enough for every example.
+fn facts() -> Facts {
+    Facts {
+        boot_vcpus: 4,
+        ram_below_4g: 64 << 20,
+        ..Facts::default()
+    }
+}
+
 #[test]
 fn an_unknown_key_is_an_error_everywhere() {
     for (names, kind) in options() {
-        let mut config = kind.by_default().unwrap();
+        if names.form == Form::Switch {
+            continue;
+        }
+        let mut config = sample(kind);
         config["no_such_key"] = Value::Null;
-        let problem = kind.check(&config, &Facts::default()).unwrap_err();
+        let problem = kind.check(&config, &facts()).unwrap_err();
         assert_eq!(problem.option, format!("--{}", names.flag));
         assert!(problem.text.contains("no_such_key"), "{problem}");
         assert!(kind.read_flag("no_such_key=1").is_err());
