@@ -38,6 +38,7 @@ cargo xtask COMMAND
     --exec SCRIPT      runs a script in the guest instead; its output, its exit status
     --cpus N, --memory SIZE, --kernel PATH, --initramfs PATH, --binary PATH
     --debian           Debian from a disk with network, instead of a kernel with busybox
+    --uefi             with --debian: through UEFI firmware and the disk's own GRUB
     --nested           uses the emulated host even where this machine's KVM would do
     -v                 shows the kernel's messages
   test [FILTER…]       everything that is checked before a push; with filters (a theme such as

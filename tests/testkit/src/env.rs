@@ -61,6 +61,14 @@ pub fn debian_disk() -> Result<PathBuf> {
     path("CH_DEBIAN_DISK")
 }
 
+/// UEFI firmware for machines of this monitor: `CH_FIRMWARE`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn firmware() -> Result<PathBuf> {
+    path("CH_FIRMWARE")
+}
+
 /// A folder on a disk file system, for files that are opened with `O_DIRECT` or that holes are punched into:
 /// `CH_SCRATCH`.
 ///

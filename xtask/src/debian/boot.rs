@@ -27,6 +27,7 @@ struct Wish {
     cpus: String,
     memory: String,
     firmware: Option<PathBuf>,
+    uefi: bool,
     here: bool,
     nested: bool,
 }
@@ -41,6 +42,7 @@ impl Wish {
             cpus: args.option("--cpus")?.unwrap_or_else(|| "2".to_owned()),
             memory: args.option("--memory")?.unwrap_or_else(|| "1G".to_owned()),
             firmware: args.option("--firmware")?.map(PathBuf::from),
+            uefi: args.flag("--uefi"),
             here: args.flag("--here"),
             nested: args.flag("--nested"),
         };
@@ -67,7 +69,16 @@ impl Wish {
 
 /// Boots Debian: a login on this terminal, or one script whose exit status is returned.
 pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
-    let wish = Wish::read(arguments)?;
+    let mut wish = Wish::read(arguments)?;
+    if wish.uefi && wish.firmware.is_none() {
+        wish.firmware = Some(super::firmware::prepare(project)?);
+    }
+    if wish.firmware.is_some() && wish.exec.is_some() {
+        return Err(Error::Usage(
+            "--exec needs a kernel command line of ours, which a disk's own GRUB does not take: leave out --uefi"
+                .to_owned(),
+        ));
+    }
     let binary = match &wish.binary {
         Some(path) => path.clone(),
         None => release::build(project)?,

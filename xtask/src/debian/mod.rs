@@ -4,6 +4,7 @@
 //! systemd. Kernel and initramfs are beside it, for starting it without firmware.
 
 pub(crate) mod boot;
+pub(crate) mod firmware;
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::count::{self, Counts};
-use crate::debian::Debian;
+use crate::debian::{self, Debian};
 use crate::error::{Context as _, Error, Result, print_chain};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
@@ -100,6 +100,11 @@ pub(crate) fn run(
             let more = more.map(|(name, value)| (name.to_owned(), value));
             run.environment.extend(more);
             run.debian = Some(debian);
+        }
+        if mentions(project, &theme, "env::firmware(") {
+            let firmware = debian::firmware::prepare(project)?;
+            let entry = ("CH_FIRMWARE".to_owned(), path(&firmware));
+            run.environment.push(entry);
         }
         counts.add(run_group(project, place, run)?);
     }
