@@ -166,6 +166,11 @@ impl<'a> Driver<'a> {
         self.read(self.config + offset, len)
     }
 
+    /// Writes configuration fields of the device: 1 to 8 bytes.
+    pub fn set_field(&self, offset: u64, bytes: &[u8]) {
+        self.bench.write(self.config + offset, bytes);
+    }
+
     /// Address of the MSI-X table.
     #[must_use]
     pub fn msix_table(&self) -> u64 {
