@@ -27,6 +27,9 @@ pub static CATALOG: &[&dyn AnyKind] = &[
     // On PCI, in the order of their slots.
     &virtio_console::Console,
     &rng::Rng,
+    &watchdog::WatchdogKind,
+    &rtc::RtcKind,
+    &pvpanic::PvPanicKind,
 ];
 
 /// A device that a machine is to have.

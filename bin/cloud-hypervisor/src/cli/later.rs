@@ -24,15 +24,12 @@ pub const LATER: &[&str] = &[
     "pci-segment",
     "pmem",
     "pvmemcontrol",
-    "pvpanic",
     "rate-limit-group",
     "restore",
-    "rtc",
     "tpm",
     "user-device",
     "vdpa",
     "vsock",
-    "watchdog",
 ];
 
 /// What to say if a command line has one of them.
