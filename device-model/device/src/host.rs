@@ -204,6 +204,16 @@ impl<'a> Host<'a> {
         Arc::clone(service).downcast().ok()
     }
 
+    /// What devices of this machine share under this type: there from the first time on that one asks for it.
+    #[must_use]
+    pub fn shared<T: Any + Send + Sync + Default>(&self) -> Arc<T> {
+        let services = &self.board.services;
+        let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = services.entry(TypeId::of::<T>());
+        let service = Arc::clone(service.or_insert_with(|| Arc::new(T::default())));
+        service.downcast().unwrap_or_default()
+    }
+
     /// A way to ask for [`crate::Device::attend`] from any thread, without waiting.
     pub fn attention(&self) -> impl Fn() + Send + Sync + 'static {
         let (board, id) = (Arc::downgrade(self.board), self.id.clone());
