@@ -70,6 +70,7 @@ impl Kind for PvPanicKind {
         id: "__pvpanic",
     };
     const PRESENCE: Presence = Presence::ByDefault;
+    const EXAMPLES: &'static [&'static str] = &["on"];
     const SYSCALLS: Syscalls = Syscalls::NONE;
     type Config = PvPanicConfig;
     type Device = PvPanic;

@@ -59,6 +59,7 @@ impl Kind for WatchdogKind {
         id: "__watchdog",
     };
     const PRESENCE: Presence = Presence::ByDefault;
+    const EXAMPLES: &'static [&'static str] = &["on"];
     const SYSCALLS: Syscalls = Syscalls::NONE;
     type Config = WatchdogConfig;
     type Device = OverPci<Watchdog>;
