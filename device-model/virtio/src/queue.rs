@@ -1,6 +1,6 @@
 //! A queue's place in memory: as the driver describes it, and as it was checked.
 
-use memory::GuestRam;
+use memory::{GuestRam, Window};
 
 use crate::{Error, Result};
 
@@ -27,14 +27,14 @@ pub struct QueueSetup {
     pub enabled: bool,
 }
 
-/// A queue that can be used: size and addresses are possible, and all three parts are RAM. Made by
+/// A queue that can be used: size and addresses are possible, and each of its three parts is RAM. Made by
 /// [`QueueSetup::check`] only, and cannot be changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct QueueAddresses {
     pub(crate) size: u16,
-    pub(crate) descriptors: u64,
-    pub(crate) available: u64,
-    pub(crate) used: u64,
+    pub(crate) descriptors: Window,
+    pub(crate) available: Window,
+    pub(crate) used: Window,
 }
 
 impl QueueSetup {
@@ -65,7 +65,7 @@ impl QueueSetup {
             ),
             ("used ring", used, 4, around + USED_ELEMENT * count),
         ];
-        for (part, address, align, len) in parts {
+        let [descriptors, available, used] = parts.map(|(part, address, align, len)| {
             if address % align != 0 {
                 return Err(Error::Misaligned {
                     part,
@@ -73,44 +73,40 @@ impl QueueSetup {
                     align,
                 });
             }
-            if !ram.contains(address, len) {
-                return Err(Error::NotRam { part, address, len });
-            }
-        }
+            let not_ram = |_| Error::NotRam { part, address, len };
+            ram.window(address, len).map_err(not_ram)
+        });
         Ok(QueueAddresses {
             size,
-            descriptors,
-            available,
-            used,
+            descriptors: descriptors?,
+            available: available?,
+            used: used?,
         })
     }
 }
 
+/// Places in a queue's parts, in bytes from the start of the part.
 impl QueueAddresses {
-    /// Where the driver writes how many chains it has made available.
-    pub(crate) fn available_index(&self) -> u64 {
-        self.available + 2
-    }
+    /// In the available ring: how many chains the driver has made available.
+    pub(crate) const AVAILABLE_INDEX: u64 = 2;
+    /// In the used ring: how many chains the device has used.
+    pub(crate) const USED_INDEX: u64 = 2;
 
     pub(crate) fn available_element(&self, index: u16) -> u64 {
-        self.available + RING_HEADER + AVAILABLE_ELEMENT * u64::from(index % self.size)
+        RING_HEADER + AVAILABLE_ELEMENT * u64::from(index % self.size)
     }
 
-    /// Where the driver writes which used chain it wants an interrupt for.
+    /// In the available ring: which used chain the driver wants an interrupt for.
     pub(crate) fn used_event(&self) -> u64 {
-        self.available + RING_HEADER + AVAILABLE_ELEMENT * u64::from(self.size)
-    }
-
-    pub(crate) fn used_index(&self) -> u64 {
-        self.used + 2
+        RING_HEADER + AVAILABLE_ELEMENT * u64::from(self.size)
     }
 
     pub(crate) fn used_element(&self, index: u16) -> u64 {
-        self.used + RING_HEADER + USED_ELEMENT * u64::from(index % self.size)
+        RING_HEADER + USED_ELEMENT * u64::from(index % self.size)
     }
 
-    /// Where the device writes which available chain it wants a doorbell for.
+    /// In the used ring: which available chain the device wants a doorbell for.
     pub(crate) fn available_event(&self) -> u64 {
-        self.used + RING_HEADER + USED_ELEMENT * u64::from(self.size)
+        RING_HEADER + USED_ELEMENT * u64::from(self.size)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use memory::{Bytes, GuestAddress, GuestRam};
+use memory::GuestRam;
 use reactor::Kick;
 
 use crate::chain::{Buffer, Chain};
@@ -172,7 +172,27 @@ impl Ring {
         if self.broken {
             return;
         }
-        if let Err(error) = self.put_used(head, written) {
+        if let Err(error) = self.put_used(head, written).and_then(|()| self.publish()) {
+            self.fail(&error);
+        }
+    }
+
+    /// Gives chains back, each with the number of bytes that were written to it, in such a way that the driver sees
+    /// all of them or none: a frame that takes several chains (VIRTIO 1.3, 5.1.6.4). Otherwise as [`Ring::complete`].
+    pub fn complete_together(&mut self, chains: impl IntoIterator<Item = (Chain, u32)>) {
+        let mut put = Ok(());
+        for (chain, written) in chains {
+            let head = chain.head;
+            let written = written.min(chain.writable_len);
+            self.retire(chain);
+            if !self.broken && put.is_ok() {
+                put = self.put_used(head, written);
+            }
+        }
+        if self.broken {
+            return;
+        }
+        if let Err(error) = put.and_then(|()| self.publish()) {
             self.fail(&error);
         }
     }
@@ -197,7 +217,7 @@ impl Ring {
     /// Asks the driver not to ring for now, because the ring is being looked at anyway.
     pub fn silence(&mut self) {
         if !self.has(feature::EVENT_IDX)
-            && let Err(error) = self.store(self.addresses.used, NO_NOTIFY, Ordering::Relaxed)
+            && let Err(error) = self.store(0, NO_NOTIFY, Ordering::Relaxed)
         {
             self.fail(&error);
         }
@@ -218,7 +238,7 @@ impl Ring {
 
     pub(crate) fn try_pop(&mut self) -> Result<Option<Chain>> {
         let size = self.addresses.size;
-        let available = self.load(self.addresses.available_index(), Ordering::Acquire)?;
+        let available = self.load(QueueAddresses::AVAILABLE_INDEX, Ordering::Acquire)?;
         let waiting = available.wrapping_sub(self.next_available);
         if waiting == 0 {
             return Ok(None);
@@ -252,17 +272,26 @@ impl Ring {
         self.spare.push(buffers);
     }
 
+    /// Puts an element into the used ring, which the driver does not see yet.
     fn put_used(&mut self, head: u16, written: u32) -> Result<()> {
         let [h0, h1] = head.to_le_bytes();
         let [w0, w1, w2, w3] = written.to_le_bytes();
-        let address = self.addresses.used_element(self.next_used);
-        self.ram
-            .write(address, &[h0, h1, 0, 0, w0, w1, w2, w3])
-            .map_err(|_| not_ram(address, 8))?;
+        let at = self.addresses.used_element(self.next_used);
+        let element = [h0, h1, 0, 0, w0, w1, w2, w3];
+        self.addresses
+            .used
+            .view()
+            .write(at, element)
+            .ok_or(BEYOND)?;
         self.next_used = self.next_used.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the driver what was put into the used ring.
+    fn publish(&self) -> Result<()> {
         // The driver sees the element, and what was written to the buffers, before the index.
         self.store(
-            self.addresses.used_index(),
+            QueueAddresses::USED_INDEX,
             self.next_used,
             Ordering::Release,
         )
@@ -282,7 +311,7 @@ impl Ring {
             let since_event = now.wrapping_sub(event).wrapping_sub(1);
             return Ok(since_event < now.wrapping_sub(before));
         }
-        let flags = self.load(self.addresses.available, Ordering::Relaxed)?;
+        let flags = self.load(0, Ordering::Relaxed)?;
         Ok(flags & NO_INTERRUPT == 0)
     }
 
@@ -297,39 +326,29 @@ impl Ring {
                 Ordering::Relaxed,
             )?;
         } else {
-            self.store(self.addresses.used, 0, Ordering::Relaxed)?;
+            self.store(0, 0, Ordering::Relaxed)?;
         }
         // The driver sees the wish before its index is looked at once more.
         fence(Ordering::SeqCst);
-        let available = self.load(self.addresses.available_index(), Ordering::Acquire)?;
+        let available = self.load(QueueAddresses::AVAILABLE_INDEX, Ordering::Acquire)?;
         Ok(available != self.next_available)
     }
 
-    fn load(&self, address: u64, order: Ordering) -> Result<u16> {
-        let value: u16 = self
-            .ram
-            .memory()
-            .load(GuestAddress(address), order)
-            .map_err(|_| not_ram(address, 2))?;
-        Ok(u16::from_le(value))
+    /// Reads what the driver has written, at this place of the available ring.
+    fn load(&self, offset: u64, order: Ordering) -> Result<u16> {
+        let ring = self.addresses.available.view();
+        ring.load(offset, order).ok_or(BEYOND)
     }
 
-    fn store(&self, address: u64, value: u16, order: Ordering) -> Result<()> {
-        self.ram
-            .memory()
-            .store(value.to_le(), GuestAddress(address), order)
-            .map_err(|_| not_ram(address, 2))
+    /// Writes for the driver, at this place of the used ring.
+    fn store(&self, offset: u64, value: u16, order: Ordering) -> Result<()> {
+        let ring = self.addresses.used.view();
+        ring.store(offset, value, order).ok_or(BEYOND)
     }
 }
 
-/// All of a queue was RAM when it was set up: memory went away under it.
-fn not_ram(address: u64, len: u64) -> Error {
-    Error::NotRam {
-        part: "queue",
-        address,
-        len,
-    }
-}
+/// The places in a ring are computed from its size, and its parts were checked to be that long.
+const BEYOND: Error = Error::Design("a place in a ring is beyond its end");
 
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 //! Nothing is believed: each descriptor is copied out of the guest's memory once and judged by that copy, the
 //! number of steps is bounded, and only when the whole chain is known to be good is anything of it used.
 
-use memory::GuestRam;
+use memory::{GuestRam, View};
 
 use crate::chain::Buffer;
 use crate::queue::{DESCRIPTOR, QueueAddresses};
@@ -31,33 +31,12 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn read(ram: &GuestRam, table: u64, index: u32) -> Result<Self> {
-        let address = table + DESCRIPTOR * u64::from(index);
-        let mut bytes = [0; 16];
-        ram.read(address, &mut bytes).map_err(|_| Error::NotRam {
-            part: "descriptor",
-            address,
-            len: DESCRIPTOR,
-        })?;
-        let [
-            a0,
-            a1,
-            a2,
-            a3,
-            a4,
-            a5,
-            a6,
-            a7,
-            l0,
-            l1,
-            l2,
-            l3,
-            f0,
-            f1,
-            n0,
-            n1,
-        ] = bytes;
-        Ok(Self {
+    /// Copies the descriptor with this index out of a table. `None` beyond its end.
+    fn read(table: View<'_>, index: u32) -> Option<Self> {
+        let bytes: [u8; 16] = table.read(DESCRIPTOR * u64::from(index))?;
+        let [a0, a1, a2, a3, a4, a5, a6, a7, rest @ ..] = bytes;
+        let [l0, l1, l2, l3, f0, f1, n0, n1] = rest;
+        Some(Self {
             address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
             len: u32::from_le_bytes([l0, l1, l2, l3]),
             flags: u16::from_le_bytes([f0, f1]),
@@ -88,19 +67,18 @@ pub(crate) fn walk(
     buffers: &mut Vec<Buffer>,
 ) -> Result<Shape> {
     let mut shape = Shape::default();
-    let (mut table, mut size) = (queue.descriptors, u32::from(queue.size));
+    let (mut table, mut size) = (queue.descriptors.view(), u32::from(queue.size));
     let mut index = u32::from(head);
     let mut inside = false;
     let mut steps = 0;
     loop {
-        if index >= size {
+        let Some(descriptor) = Descriptor::read(table, index) else {
             return Err(Error::DescriptorIndex { index, size });
-        }
+        };
         if steps == size {
             return Err(Error::Loop(size));
         }
         steps += 1;
-        let descriptor = Descriptor::read(ram, table, index)?;
         if descriptor.is(INDIRECT) {
             if !indirect_allowed {
                 return Err(Error::Indirect("the feature was not negotiated"));
@@ -121,7 +99,7 @@ pub(crate) fn walk(
 }
 
 /// The table that an indirect descriptor refers to, and how many descriptors it has.
-fn indirect_table(ram: &GuestRam, descriptor: &Descriptor) -> Result<(u64, u32)> {
+fn indirect_table<'a>(ram: &'a GuestRam, descriptor: &Descriptor) -> Result<(View<'a>, u32)> {
     if descriptor.is(NEXT) {
         return Err(Error::Indirect("it has a successor"));
     }
@@ -135,11 +113,10 @@ fn indirect_table(ram: &GuestRam, descriptor: &Descriptor) -> Result<(u64, u32)>
     if size > MAX_INDIRECT {
         return Err(Error::Indirect("the table has more than 1024 descriptors"));
     }
-    if !ram.contains(descriptor.address, len) {
-        let (part, address) = ("indirect table", descriptor.address);
-        return Err(Error::NotRam { part, address, len });
-    }
-    Ok((descriptor.address, size))
+    let (part, address) = ("indirect table", descriptor.address);
+    let table = ram.view(address, len);
+    let table = table.ok_or(Error::NotRam { part, address, len })?;
+    Ok((table, size))
 }
 
 /// Adds a descriptor's buffer. One of no bytes is allowed, and is nothing.

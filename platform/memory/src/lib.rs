@@ -71,6 +71,7 @@ mod shared_file;
 #[cfg(test)]
 mod testing;
 mod vectors;
+mod window;
 
 pub use error::Error;
 pub use mapping::{FileWrites, Mapping};
@@ -79,6 +80,7 @@ pub use prefault::Prefault;
 pub use ram::GuestRam;
 pub use region::{GuestMemoryMmap, Region};
 pub use vectors::{IoVectors, MOST_VECTORS};
+pub use window::{View, Window};
 
 pub use vm_memory;
 pub use vm_memory::{Bytes, GuestAddress, GuestMemory, VolatileSlice};

@@ -76,6 +76,12 @@ impl GuestRam {
     /// All `length` bytes at `address` are RAM. True for no bytes.
     #[must_use]
     pub fn contains(&self, address: u64, length: u64) -> bool {
+        // Nearly always it is in one region.
+        if let Some((mapping, start)) = self.region_at(address)
+            && length <= mapping.size() - start
+        {
+            return true;
+        }
         self.slices(address, length).is_ok()
     }
 
@@ -212,6 +218,14 @@ impl GuestRam {
     pub fn prefault(&self) -> Result<Prefault, Error> {
         let wanted = self.regions().filter(|region| region.mapping().populate());
         Prefault::start(wanted.map(|region| Arc::clone(region.mapping())).collect())
+    }
+
+    /// The mapping that guest address `address` is in, and how many bytes after its start.
+    pub(crate) fn region_at(&self, address: u64) -> Option<(&Arc<Mapping>, u64)> {
+        self.memory.iter().find_map(|region| {
+            let offset = address.checked_sub(region.start())?;
+            (offset < region.size()).then(|| (region.mapping(), offset))
+        })
     }
 
     /// The parts of the mappings that are the `length` bytes at guest address `address`.
