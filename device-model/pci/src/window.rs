@@ -187,6 +187,15 @@ impl Span {
         self.taken().size
     }
 
+    /// Moves something that is no BAR, as to where it was in a saved machine. If it cannot, it stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::State`] if the place is outside of the window, or another's.
+    pub fn move_to(&self, start: u64) -> Result<()> {
+        self.decode_at(start)
+            .map_err(|why| Error::State(format!("{start:#x} cannot be had: {why}")))
+    }
+
     /// Moves to `start` and is decoded there, or stays as it is.
     pub(crate) fn decode_at(&self, start: u64) -> std::result::Result<(), Refusal> {
         let mut spans = self.window.lock();
@@ -296,8 +305,14 @@ mod tests {
             );
         }
         bar.decode_at(0x5000).unwrap();
+        fixed.move_to(0x7000).unwrap();
+        for (elsewhere, why) in [(0x4000, "another device"), (0x8000, "outside")] {
+            let error = fixed.move_to(elsewhere).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        assert_eq!(fixed.start(), 0x7000);
         drop(fixed);
-        bar.decode_at(0x6000).unwrap();
+        bar.decode_at(0x8000).unwrap();
     }
 
     #[test]
