@@ -1,5 +1,7 @@
 //! Disk images and the ways to read and write them.
 //!
+//! [`open`] takes the path and the options of a disk and gives a [`Disk`].
+//!
 //! A [`Disk`] is an opened image. Each queue of a device opens a [`Lane`] to it: a way on which requests are under
 //! way at the same time and complete in any order. A lane belongs to one thread; lanes of one disk do not wait for
 //! each other.
@@ -15,157 +17,36 @@
 //!    }
 //! ```
 
-use std::io;
-use std::os::fd::BorrowedFd;
+//!
+//! # Layers
+//!
+//! A lane of a raw image has two parts. The upper one keeps the requests that are under way, continues short
+//! transfers, and goes through buffers of its own where `O_DIRECT` does not take what the guest offers. The lower one
+//! brings single steps to the kernel: io_uring, Linux AIO or plain system calls. A format above raw maps offsets and
+//! hands requests on to the lane of the raw image below it.
+//!
+//! # Files that are not what they were
+//!
+//! An image that another program makes shorter while it is in use gives errors for what is gone (`EIO`), not zeros: a
+//! guest takes zeros for data. Bytes after the last full sector of a file are not part of the disk.
 
-use memory::IoVectors;
+mod buffer;
+mod claim;
+mod contract;
+mod detect;
+mod error;
+mod image;
+mod lane;
+mod options;
+mod port;
+mod raw;
+mod slot;
+mod sys;
+pub mod syscalls;
+#[cfg(test)]
+mod tests;
 
-/// What a request does. Offsets and lengths are in bytes and inside the disk: the caller has checked them against
-/// [`Disk::capacity`].
-#[derive(Debug)]
-pub enum Operation {
-    /// Fills the vectors from the disk.
-    Read {
-        /// First byte on the disk.
-        offset: u64,
-        /// Where the bytes go.
-        vectors: IoVectors,
-    },
-    /// Writes the vectors to the disk.
-    Write {
-        /// First byte on the disk.
-        offset: u64,
-        /// Where the bytes come from.
-        vectors: IoVectors,
-    },
-    /// What was written and completed before is durable when this completes.
-    Flush,
-    /// Forgets bytes: they read as anything until written; space may be given back.
-    Discard {
-        /// First byte on the disk.
-        offset: u64,
-        /// Number of bytes.
-        length: u64,
-    },
-    /// Makes bytes read as zero.
-    WriteZeroes {
-        /// First byte on the disk.
-        offset: u64,
-        /// Number of bytes.
-        length: u64,
-        /// Space may be given back.
-        unmap: bool,
-    },
-}
-
-/// An operation, and by what its completion will be known.
-#[derive(Debug)]
-pub struct Request {
-    /// Any number that no other request on the lane has that is under way.
-    pub tag: u64,
-    /// What to do.
-    pub operation: Operation,
-}
-
-/// What a lane was waiting for.
-#[derive(Debug)]
-pub enum Event {
-    /// A request is done, in full or not at all: short transfers are continued by the lane, and end as an error.
-    Done {
-        /// The request's tag.
-        tag: u64,
-        /// Whether it worked.
-        result: io::Result<()>,
-        /// The vectors of a read or a write, to be used again.
-        vectors: Option<IoVectors>,
-    },
-    /// A watched descriptor is readable. Told again and again while it is.
-    Ready {
-        /// The token that it was watched with.
-        token: u64,
-    },
-}
-
-/// One thread's way to a disk. Requests that are under way own what they work on.
-///
-/// Dropping a lane waits for what is under way.
-pub trait Lane: Send {
-    /// Takes a request. It begins with the next [`Lane::wait`] at the latest. The caller keeps no more under way than
-    /// the depth that the lane was opened with.
-    fn push(&mut self, request: Request);
-
-    /// Requests that were pushed and whose [`Event::Done`] was not told yet.
-    fn in_flight(&self) -> usize;
-
-    /// From now on [`Lane::wait`] also waits for `fd` to be readable, and tells it with `token`. The descriptor stays
-    /// open as long as the lane is used.
-    ///
-    /// # Errors
-    /// If nothing can wait for such a descriptor, or the system's limits are reached.
-    fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()>;
-
-    /// Begins what was pushed, waits until there is at least one event, and adds all there are to `events`.
-    ///
-    /// # Errors
-    /// If the lane cannot be used any more.
-    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
-
-    /// Waits until nothing is under way, and adds what was done to `events`; watched descriptors are not looked at.
-    ///
-    /// # Errors
-    /// If the lane cannot be used any more.
-    fn drain(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
-}
-
-/// How requests reach the host's kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
-    /// io_uring(7): submission and waiting in one system call.
-    IoUring,
-    /// Linux AIO (io_submit(2)).
-    Aio,
-    /// preadv(2) and its kin on a thread of the lane's own, one request after the other.
-    Sync,
-}
-
-/// What a disk tells the guest about its sectors. All in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Topology {
-    /// Smallest unit that can be addressed: 512, or more for block devices with larger sectors.
-    pub logical_block: u32,
-    /// Smallest unit that is written without being read first: a multiple of `logical_block`.
-    pub physical_block: u32,
-    /// Smallest I/O that is efficient, 0 if not known.
-    pub minimum_io: u32,
-    /// I/O size that performs best, 0 if not known.
-    pub optimal_io: u32,
-}
-
-/// An opened image.
-pub trait Disk: Send + Sync {
-    /// Size in bytes, a multiple of 512.
-    fn capacity(&self) -> u64;
-    /// Its sectors.
-    fn topology(&self) -> Topology;
-    /// How its lanes work.
-    fn engine(&self) -> Engine;
-    /// It can only be read.
-    fn is_read_only(&self) -> bool;
-    /// [`Operation::WriteZeroes`] works without writing zeros.
-    fn can_write_zeroes(&self) -> bool;
-    /// [`Operation::Discard`] gives space back.
-    fn can_discard(&self) -> bool;
-    /// Opens a way for up to `depth` requests at a time.
-    ///
-    /// # Errors
-    /// If the engine cannot be set up.
-    fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>>;
-    /// Changes the size, in bytes. Lanes that are open see it at once.
-    ///
-    /// # Errors
-    /// If the image cannot have this size, or is not ours to change.
-    fn resize(&self, capacity: u64) -> io::Result<()>;
-    /// Descriptors by which the image is known to the kernel, for the user's serial number and for locks: device,
-    /// special device and inode number (stat(2)).
-    fn identity(&self) -> io::Result<(u64, u64, u64)>;
-}
+pub use contract::{Disk, Engine, Event, Lane, Operation, PassedOver, Request, Topology};
+pub use error::Error;
+pub use options::{ImageType, LockGranularity, OpenOptions};
+pub use raw::open;

@@ -188,24 +188,41 @@ impl IoVectors {
 
     /// Copies bytes from the parts, from the first one on. Gives how many there were.
     pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
-        let mut done = 0;
-        for vector in &self.vectors {
-            let rest = &mut bytes[done..];
-            done += volatile(vector).copy_to(rest);
-        }
-        done
+        self.copy_to_at(0, bytes)
     }
 
     /// Copies bytes to the parts, from the first one on. Gives how many there was room for.
     pub fn copy_from(&self, bytes: &[u8]) -> usize {
+        self.copy_from_at(0, bytes)
+    }
+
+    /// Copies bytes from the parts, without the first `skipped` ones. Gives how many there were.
+    pub fn copy_to_at(&self, skipped: usize, bytes: &mut [u8]) -> usize {
         let mut done = 0;
-        for vector in &self.vectors {
-            let slice = volatile(vector);
+        for slice in self.slices_after(skipped) {
+            done += slice.copy_to(&mut bytes[done..]);
+        }
+        done
+    }
+
+    /// Copies bytes to the parts, after the first `skipped` ones. Gives how many there was room for.
+    pub fn copy_from_at(&self, skipped: usize, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        for slice in self.slices_after(skipped) {
             let count = slice.len().min(bytes.len() - done);
             slice.copy_from(&bytes[done..done + count]);
             done += count;
         }
         done
+    }
+
+    fn slices_after(&self, skipped: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
+        let mut left = skipped;
+        self.vectors.iter().filter_map(move |vector| {
+            let here = left.min(vector.iov_len);
+            left -= here;
+            volatile(vector).offset(here).ok()
+        })
     }
 
     fn count(&self) -> io::Result<libc::c_int> {
@@ -317,6 +334,25 @@ mod tests {
         vectors.push(0, 1).unwrap();
         vectors.truncate(0);
         assert_eq!((vectors.len(), vectors.as_raw().len()), (0, 0));
+    }
+
+    #[test]
+    fn bytes_can_be_copied_from_and_to_the_middle() {
+        let vectors = vectors(&[(0, 4), (0x1000, 4), (0x2000, 4)]);
+        vectors.copy_from(b"abcdefghijkl");
+        assert_eq!(vectors.copy_from_at(3, b"012345"), 6);
+        let mut seen = [0; 9];
+        assert_eq!(vectors.copy_to_at(2, &mut seen), 9);
+        assert_eq!(&seen, b"c012345jk");
+        assert_eq!(vectors.copy_to_at(10, &mut seen), 2);
+        assert_eq!(
+            (
+                vectors.copy_from_at(11, b"xyz"),
+                vectors.copy_from_at(12, b"x")
+            ),
+            (1, 0)
+        );
+        assert_eq!(vectors.copy_to_at(usize::MAX, &mut seen), 0);
     }
 
     #[test]
