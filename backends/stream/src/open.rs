@@ -13,7 +13,7 @@ use crate::output::Direct;
 use crate::pty::Pty;
 use crate::socket::Listener;
 use crate::terminal::{Keyboard, RawMode, duplicate, terminal};
-use crate::{Discard, Error, InputWorker, Output};
+use crate::{Discard, Error, InputWorker, Output, Screen};
 
 /// Where a console is connected to on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub struct Stream {
     path: Option<PathBuf>,
     output: Output,
     input: Option<Input>,
+    screen: Option<Screen>,
 }
 
 /// Where bytes come from that a user types. Serve it with an [`InputWorker`].
@@ -81,6 +82,7 @@ impl Stream {
                 path: None,
                 output: Output::null(),
                 input: None,
+                screen: None,
             }),
             Endpoint::Tty => Self::terminal(),
             Endpoint::Pty => Self::pty(),
@@ -92,6 +94,11 @@ impl Stream {
     /// The file for users to open, such as `/dev/pts/3`: of a pseudo terminal only.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// What has a size: a terminal or a pseudo terminal.
+    pub fn screen(&self) -> Option<Screen> {
+        self.screen.clone()
     }
 
     /// Takes the stream apart, for a device that reads and prints. There is no input from a file
@@ -132,6 +139,7 @@ impl Stream {
             path: None,
             output: Output::direct(direct),
             input,
+            screen: Some(Screen::Terminal),
         })
     }
 
@@ -140,6 +148,7 @@ impl Stream {
         let (kept, lagging) = keep()?;
         Ok(Self {
             path: Some(pty.path.clone()),
+            screen: Some(Screen::Pty(Arc::clone(&pty.master))),
             output: Output::kept(Arc::clone(&kept)),
             input: Some(Input(Source::Pty { pty, kept, lagging })),
         })
@@ -162,6 +171,7 @@ impl Stream {
             path: None,
             output: Output::direct(direct),
             input: None,
+            screen: None,
         })
     }
 
@@ -176,6 +186,7 @@ impl Stream {
                 kept,
                 lagging,
             })),
+            screen: None,
         })
     }
 }

@@ -8,6 +8,8 @@ pub const SYSCALLS: &[Allow] = &[
     Allow::call(libc::SYS_accept4),
     // Asking whether a client is still there.
     Allow::call(libc::SYS_ppoll),
+    // The size of a terminal.
+    Allow::ioctl(&[libc::TIOCGWINSZ]),
 ];
 
 /// What a thread that writes to an [`Output`](crate::Output) calls beyond [`sandbox::COMMON`]: a

@@ -119,6 +119,11 @@ impl<R: Receiver> InputWorker<R> {
         &mut self.receiver
     }
 
+    /// Whether a client is connected, or the terminal's keyboard still there.
+    pub fn has_peer(&self) -> bool {
+        self.peer.is_some()
+    }
+
     /// The bell that makes the worker run once more.
     fn wake(&self) -> &Kick {
         match &self.source {

@@ -8,15 +8,17 @@ use device::{Error, Result};
 use reactor::{Interest, Kick, Readiness, Sources, Task, Token, Worker};
 use sandbox::Filter;
 use stream::{Input, InputWorker, Receiver};
-use virtio::{Chain, Ring};
+use virtio::{Chain, ConfigChange, Ring};
 
-/// The queue with its thread, if there is anything to type on.
+use crate::size::Watch;
+
+/// The queue with its thread, if there is anything to type on or to watch.
 pub(crate) struct InputQueue {
     name: String,
     rules: Filter,
     typing: Option<Typing>,
     task: Option<Task<Typing>>,
-    /// The ring of a console on which nothing can be typed.
+    /// The ring of a console that needs no thread.
     idle: Option<Ring>,
 }
 
@@ -32,12 +34,13 @@ impl InputQueue {
         }
     }
 
-    pub(crate) fn start(&mut self, ring: Ring) -> Result<()> {
+    /// Starts to work, and to announce changes of the terminal's size.
+    pub(crate) fn start(&mut self, ring: Ring, change: Option<ConfigChange>) -> Result<()> {
         let Some(mut typing) = self.typing.take() else {
             self.idle = Some(ring);
             return Ok(());
         };
-        typing.inbox().ring = Some(ring);
+        typing.open(ring, change);
         let failed = |source: io::Error| Error::Worker {
             name: self.name.clone(),
             source,
@@ -52,7 +55,7 @@ impl InputQueue {
         };
         match task.stop() {
             Ok(mut typing) => {
-                let ring = typing.inbox().close();
+                let ring = typing.close();
                 self.typing = Some(typing);
                 ring
             }
@@ -78,11 +81,16 @@ impl fmt::Debug for InputQueue {
     }
 }
 
-/// The worker: reads what is typed while the driver has buffers for it. It outlives the guest's reset, and so the
-/// queue and its doorbell; what tells the reader that there is room is therefore a bell of its own.
+/// The worker: reads what is typed while the driver has buffers for it, and watches the terminal's size. It outlives the
+/// guest's reset, and so the queue and its doorbell; what tells the reader that there is room is therefore a bell
+/// of its own.
 #[derive(Debug)]
 pub(crate) struct Typing {
-    reader: InputWorker<Inbox>,
+    /// None if nothing can be typed.
+    reader: Option<InputWorker<Inbox>>,
+    /// The ring if nothing can be typed.
+    idle: Option<Ring>,
+    watch: Option<Watch>,
     room: Kick,
 }
 
@@ -90,29 +98,65 @@ pub(crate) struct Typing {
 const DOORBELL: Token = Token(1 << 32);
 
 impl Typing {
-    pub(crate) fn new(input: Input) -> io::Result<Self> {
+    /// A worker, if there is anything to do.
+    pub(crate) fn new(input: Option<Input>, watch: Option<Watch>) -> io::Result<Option<Self>> {
+        if input.is_none() && watch.is_none() {
+            return Ok(None);
+        }
         let room = Kick::new()?;
         let inbox = Inbox {
             ring: None,
             chain: None,
         };
-        Ok(Self {
-            reader: InputWorker::new(input, inbox, room.clone()),
+        Ok(Some(Self {
+            reader: input.map(|input| InputWorker::new(input, inbox, room.clone())),
+            idle: None,
+            watch,
             room,
-        })
+        }))
     }
 
-    fn inbox(&mut self) -> &mut Inbox {
-        self.reader.receiver()
+    fn open(&mut self, ring: Ring, change: Option<ConfigChange>) {
+        match &mut self.reader {
+            Some(reader) => reader.receiver().ring = Some(ring),
+            None => self.idle = Some(ring),
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.change = change;
+        }
+    }
+
+    fn close(&mut self) -> Option<Ring> {
+        if let Some(watch) = &mut self.watch {
+            watch.change = None;
+        }
+        match &mut self.reader {
+            Some(reader) => reader.receiver().close(),
+            None => self.idle.take(),
+        }
+    }
+
+    /// Tells the watch whether the reader has somebody to read from.
+    fn look_for_user(&mut self) -> io::Result<()> {
+        match (&self.reader, &mut self.watch) {
+            (Some(reader), Some(watch)) => watch.has_user(reader.has_peer()),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Worker for Typing {
     fn register(&mut self, sources: &mut Sources) -> io::Result<()> {
-        if let Some(ring) = &self.reader.receiver().ring {
-            sources.add(ring.kick(), DOORBELL, Interest::READ)?;
+        if let Some(watch) = &mut self.watch {
+            watch.register(sources)?;
         }
-        self.reader.register(sources)
+        if let Some(reader) = &mut self.reader {
+            if let Some(ring) = &reader.receiver().ring {
+                sources.add(ring.kick(), DOORBELL, Interest::READ)?;
+            }
+            reader.register(sources)?;
+        }
+        self.look_for_user()
     }
 
     fn ready(
@@ -121,10 +165,18 @@ impl Worker for Typing {
         readiness: Readiness,
         sources: &mut Sources,
     ) -> io::Result<ControlFlow<()>> {
-        if token != DOORBELL {
-            return self.reader.ready(token, readiness, sources);
+        if self.watch.as_mut().is_some_and(|watch| watch.ready(token)) {
+            return Ok(ControlFlow::Continue(()));
         }
-        if let Some(ring) = &self.reader.receiver().ring {
+        let Some(reader) = &mut self.reader else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        if token != DOORBELL {
+            let flow = reader.ready(token, readiness, sources)?;
+            self.look_for_user()?;
+            return Ok(flow);
+        }
+        if let Some(ring) = &reader.receiver().ring {
             ring.kick().take();
         }
         self.room.signal();

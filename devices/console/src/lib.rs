@@ -2,7 +2,8 @@
 //!
 //! Two queues: in one the guest puts what it prints, in the other empty buffers for what is typed. The host's end is
 //! [`stream`]'s, as for the serial port. The terminal's size is in two configuration fields, and changes of it are
-//! announced to the guest.
+//! announced to the guest: of the terminal that the monitor was started on when `SIGWINCH` arrives, of a pseudo
+//! terminal within a second, while somebody has it open.
 #![forbid(unsafe_code)]
 
 mod input;
@@ -27,7 +28,7 @@ use virtio::{
 };
 
 use input::{InputQueue, Typing};
-use size::Size;
+use size::{Size, Watch};
 
 #[cfg(test)]
 mod tests;
@@ -133,7 +134,7 @@ impl Kind for Console {
             Some(end) => end,
             None => HostEnd::open(&endpoint)?,
         };
-        let device = Terminal::new(end, &endpoint, host.id(), &environment.rules);
+        let device = Terminal::new(end, host.id(), &environment.rules);
         Ok(OverPci::new(Self::NAMES.kind, device, environment)?)
     }
 }
@@ -143,6 +144,7 @@ impl Kind for Console {
 pub struct HostEnd {
     output: Output,
     typed: Option<Typing>,
+    size: Size,
     pty: Option<PathBuf>,
 }
 
@@ -161,12 +163,22 @@ impl HostEnd {
         if let Some(path) = &pty {
             telemetry::info!("the console is at {}", path.display());
         }
+        let size = Size::default();
+        let watch = match stream.screen() {
+            Some(screen) => {
+                let watch = Watch::of(screen, size.clone());
+                Some(watch.map_err(|source| failed(source.into()))?)
+            }
+            None => None,
+        };
         let (output, input) = stream.split();
-        let typed = input
-            .map(Typing::new)
-            .transpose()
-            .map_err(|source| failed(source.into()))?;
-        Ok(Self { output, typed, pty })
+        let typed = Typing::new(input, watch).map_err(|source| failed(source.into()))?;
+        Ok(Self {
+            output,
+            typed,
+            size,
+            pty,
+        })
     }
 }
 
@@ -182,17 +194,21 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A device with this host's end, which was opened for `endpoint`. Its threads have names that begin with
-    /// `thread`, and these rules.
+    /// A device with this host's end. Its threads have names that begin with `thread`, and these rules.
     #[must_use]
-    pub fn new(end: HostEnd, endpoint: &Endpoint, thread: &str, rules: &Filter) -> Self {
-        let HostEnd { output, typed, pty } = end;
+    pub fn new(end: HostEnd, thread: &str, rules: &Filter) -> Self {
+        let HostEnd {
+            output,
+            typed,
+            size,
+            pty,
+        } = end;
         let printer = Printer(output.clone());
         Self {
             receive: InputQueue::new(format!("{thread}_in"), rules.clone(), typed),
             transmit: QueueTask::new(thread.to_owned(), rules.clone(), printer),
             output,
-            size: Size::of(endpoint),
+            size,
             change: None,
             pty,
         }
@@ -224,7 +240,7 @@ impl VirtioDevice for Terminal {
 
     fn start(&mut self, index: u16, ring: Ring) -> Result<()> {
         match index {
-            RECEIVE => self.receive.start(ring),
+            RECEIVE => self.receive.start(ring, self.change.clone()),
             _ => self.transmit.start(ring),
         }
     }
@@ -246,21 +262,12 @@ impl VirtioDevice for Terminal {
         saved.read(Console::NAMES.kind, 1)
     }
 
-    /// The terminal has changed its size: looks, and tells the guest. Takes no members.
-    fn update(&mut self, _change: Value) -> Result<()> {
-        if self.size.refresh()
-            && let Some(change) = &self.change
-        {
-            change.announce();
-        }
-        Ok(())
-    }
-
     fn leave(&mut self) -> Option<Box<dyn Any + Send>> {
         let (output, pty) = (self.output.clone(), self.pty.take());
         Some(Box::new(HostEnd {
             output,
             typed: self.receive.leave(),
+            size: self.size.clone(),
             pty,
         }))
     }

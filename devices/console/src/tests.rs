@@ -7,12 +7,14 @@ use virtio::testing::{Bench, Driver, DriverQueue, Part, eventually};
 
 use super::*;
 
+mod size;
+
 fn device(bench: &Bench, endpoint: &Endpoint) -> OverPci<Terminal> {
-    device_with(bench, HostEnd::open(endpoint).unwrap(), endpoint)
+    device_with(bench, HostEnd::open(endpoint).unwrap())
 }
 
-fn device_with(bench: &Bench, end: HostEnd, endpoint: &Endpoint) -> OverPci<Terminal> {
-    let terminal = Terminal::new(end, endpoint, "__console", &Filter::none());
+fn device_with(bench: &Bench, end: HostEnd) -> OverPci<Terminal> {
+    let terminal = Terminal::new(end, "__console", &Filter::none());
     let mut device = OverPci::new("console", terminal, bench.environment("__console")).unwrap();
     device.start().unwrap();
     device
@@ -173,8 +175,7 @@ fn a_client_stays_connected_when_the_machine_is_built_anew() {
         .unwrap()
         .downcast()
         .unwrap();
-    let endpoint = Endpoint::Socket(session.folder.path().join("socket"));
-    session.device = device_with(&bench, *end, &endpoint);
+    session.device = device_with(&bench, *end);
     session.driver = Driver::find(&bench, 1);
     let mut queues = session.driver.start(0);
     bench.attend(&mut session.device);
@@ -220,30 +221,6 @@ fn output_goes_to_a_file() {
     assert_eq!(queues[0].used_index(), 0, "nobody types");
     device.stop().unwrap();
     device.start().unwrap();
-}
-
-#[test]
-fn the_size_is_in_the_configuration_fields_and_unknown_without_a_terminal() {
-    let bench = Bench::new();
-    let device = device(&bench, &Endpoint::Null);
-    let driver = Driver::find(&bench, 1);
-    assert_eq!(driver.field(0, 4), 0);
-    device.with_device(|terminal| terminal.size = Size::fixed(132, 43));
-    assert_eq!((driver.field(0, 2), driver.field(2, 2)), (132, 43));
-    assert_eq!(driver.field(0, 4), 43 << 16 | 132);
-    assert_eq!(driver.field(4, 4), 0);
-}
-
-#[test]
-fn a_size_that_did_not_change_is_not_announced() {
-    let bench = Bench::new();
-    let mut device = device(&bench, &Endpoint::Null);
-    let driver = Driver::find(&bench, 1);
-    let _queues = driver.start(0);
-    let generation = driver.common(21, 1);
-    device.update(json!(null)).unwrap();
-    assert_eq!(driver.common(21, 1), generation);
-    assert!(bench.sent.take().is_empty());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod file;
 mod pty;
+mod size;
 mod socket;
 mod syscalls;
 mod terminal;
