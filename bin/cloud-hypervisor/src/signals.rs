@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT end the machine in an orderly way.
+//! SIGTERM and SIGINT end the machine in an orderly way; SIGWINCH tells consoles of their terminal's new size.
 
 use std::io;
 use std::sync::mpsc;
@@ -23,6 +23,7 @@ pub(crate) fn block() -> io::Result<Blocked> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
+    set.add(Signal::SIGWINCH);
     set.thread_block()?;
     Ok(Blocked(set))
 }
@@ -42,6 +43,10 @@ impl Blocked {
             let go = confined.is_ok();
             let _ = ready.send(confined);
             while go && let Ok(signal) = self.0.wait() {
+                if signal == Signal::SIGWINCH {
+                    stream::announce_resize();
+                    continue;
+                }
                 telemetry::info!("{signal}: the machine and the monitor end");
                 remote.stop();
             }
