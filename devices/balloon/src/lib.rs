@@ -84,6 +84,8 @@ impl Kind for MemoryBalloon {
     fn check(config: &BalloonConfig, facts: &Facts) -> std::result::Result<(), Problem> {
         config.pci.check(OPTION)?;
         let ram = facts.ram_below_4g.saturating_add(facts.ram_above_4g);
+        // Facts of a machine whose RAM is not known yet have none; it is checked again when it is.
+        let ram = if ram == 0 { u64::MAX } else { ram };
         pages_of(config.size, ram).map(|_| ())
     }
 

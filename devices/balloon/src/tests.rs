@@ -236,6 +236,9 @@ fn sizes_that_leave_nothing_to_the_guest_are_refused() {
             .to_string(),
         "--balloon: size=4G: the balloon must be smaller than the guest's RAM (4G): lower it, or raise --memory size"
     );
+    let unknown = Facts::default();
+    let config = json!({ "size": 4u64 << 30 });
+    assert_eq!(AnyKind::check(&MemoryBalloon, &config, &unknown), Ok(()));
     assert!(check(json!({})).unwrap_err().text.contains("size"));
     assert!(
         check(json!({ "size": 0, "colour": 1 }))
