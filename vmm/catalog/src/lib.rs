@@ -27,6 +27,8 @@ pub static CATALOG: &[&dyn AnyKind] = &[
     // On PCI, in the order of their slots.
     &virtio_console::Console,
     &rng::Rng,
+    &pmem::PersistentMemory,
+    &balloon::MemoryBalloon,
     &watchdog::WatchdogKind,
     &rtc::RtcKind,
     &pvpanic::PvPanicKind,

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 /// Their names, without dashes.
 pub const LATER: &[&str] = &[
     "api-socket",
-    "balloon",
     "dbus-object-path",
     "dbus-service-name",
     "dbus-system-bus",
@@ -22,7 +21,6 @@ pub const LATER: &[&str] = &[
     "net",
     "numa",
     "pci-segment",
-    "pmem",
     "pvmemcontrol",
     "rate-limit-group",
     "restore",
