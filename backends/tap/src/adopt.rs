@@ -23,7 +23,9 @@ impl Tap {
             let own = check(&fd, several).map_err(refuse)?;
             match &name {
                 Some(first) if *first != own => {
-                    return Err(refuse(format!("it is of {own}, the first one is of {first}")));
+                    return Err(refuse(format!(
+                        "it is of {own}, the first one is of {first}"
+                    )));
                 }
                 Some(_) => {}
                 None => name = Some(own),

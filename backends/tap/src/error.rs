@@ -68,7 +68,9 @@ pub enum Error {
         source: io::Error,
     },
     /// A mask with ones after zeros, or of the other address family.
-    #[error("{mask} is not a mask for {address}: it must be of the same family, ones and then zeros")]
+    #[error(
+        "{mask} is not a mask for {address}: it must be of the same family, ones and then zeros"
+    )]
     Mask {
         /// The address.
         address: IpAddr,

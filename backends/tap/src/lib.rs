@@ -41,7 +41,7 @@ pub const HEADER: usize = 12;
 /// The template for names of interfaces whose user gave none; the kernel puts a number in.
 pub const DEFAULT_NAME: &str = "vmtap%d";
 
-/// System calls of everything here but [`Queue::set_offloads`] and [`Queue::set_attached`].
+/// System calls of everything here, for whoever opens taps.
 pub const OPEN_SYSCALLS: &[Allow] = &[
     Allow::call(libc::SYS_openat),
     Allow::arg32(
@@ -60,28 +60,31 @@ pub const OPEN_SYSCALLS: &[Allow] = &[
         ],
     ),
     Allow::ioctl(&[
-        libc::TUNSETIFF as u64,
-        libc::TUNGETIFF as u64,
-        libc::TUNSETVNETHDRSZ as u64,
-        libc::SIOCGIFINDEX as u64,
-        libc::SIOCGIFFLAGS as u64,
-        libc::SIOCSIFFLAGS as u64,
-        libc::SIOCGIFMTU as u64,
-        libc::SIOCSIFMTU as u64,
-        libc::SIOCGIFHWADDR as u64,
-        libc::SIOCSIFHWADDR as u64,
-        libc::SIOCGIFADDR as u64,
-        libc::SIOCSIFADDR as u64,
-        libc::SIOCGIFNETMASK as u64,
-        libc::SIOCSIFNETMASK as u64,
+        libc::TUNSETIFF,
+        libc::TUNGETIFF,
+        libc::TUNSETVNETHDRSZ,
+        libc::SIOCGIFINDEX,
+        libc::SIOCGIFFLAGS,
+        libc::SIOCSIFFLAGS,
+        libc::SIOCGIFMTU,
+        libc::SIOCSIFMTU,
+        libc::SIOCGIFHWADDR,
+        libc::SIOCSIFHWADDR,
+        libc::SIOCGIFADDR,
+        libc::SIOCSIFADDR,
+        libc::SIOCGIFNETMASK,
+        libc::SIOCSIFNETMASK,
+        libc::TUNSETOFFLOAD,
+        libc::TUNSETQUEUE,
     ]),
 ];
 
-/// System calls of [`Queue::set_offloads`] and [`Queue::set_attached`].
-pub const QUEUE_SYSCALLS: &[Allow] = &[Allow::ioctl(&[
-    libc::TUNSETOFFLOAD as u64,
-    libc::TUNSETQUEUE as u64,
-])];
+/// System calls of whoever has a [`Queue`]: reading frames (writing is in [`sandbox::COMMON`]),
+/// [`Queue::set_offloads`] and [`Queue::set_attached`].
+pub const QUEUE_SYSCALLS: &[Allow] = &[
+    Allow::call(libc::SYS_readv),
+    Allow::ioctl(&[libc::TUNSETOFFLOAD, libc::TUNSETQUEUE]),
+];
 
 /// A tap with its queues. Dropping it closes them; a tap that we made is gone then.
 #[derive(Debug)]

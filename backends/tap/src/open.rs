@@ -166,7 +166,7 @@ fn macvtap(name: &str) -> Result<Opened> {
     };
     let socket = crate::settings::socket(false).map_err(failed)?;
     let mut request = InterfaceRequest::new(name, &[]);
-    sys::interface(&socket, libc::SIOCGIFINDEX as _, &mut request).map_err(failed)?;
+    sys::interface(&socket, libc::SIOCGIFINDEX, &mut request).map_err(failed)?;
     let fd = open_node(
         &format!("/dev/tap{}", request.i32()),
         ": the node of a macvtap has to be readable and writable",

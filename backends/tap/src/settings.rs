@@ -100,7 +100,7 @@ impl Tap {
         let mut request = InterfaceRequest::new(&self.name, &[]);
         match self.queues.first() {
             // The file knows its interface, wherever that is.
-            Some(queue) => sys::interface(queue, libc::SIOCGIFHWADDR as _, &mut request)?,
+            Some(queue) => sys::interface(queue, libc::SIOCGIFHWADDR, &mut request)?,
             None => return Err(io::ErrorKind::NotFound.into()),
         }
         Ok(request.bytes(2))
@@ -115,15 +115,15 @@ impl Tap {
         })
     }
 
-    fn get(&self, request: impl Into<u64>) -> io::Result<InterfaceRequest> {
+    fn get(&self, request: libc::Ioctl) -> io::Result<InterfaceRequest> {
         let mut answer = InterfaceRequest::new(&self.name, &[]);
-        sys::interface(socket(false)?, ioctl(request), &mut answer)?;
+        sys::interface(socket(false)?, request, &mut answer)?;
         Ok(answer)
     }
 
-    fn put(&self, request: impl Into<u64>, value: &[u8]) -> io::Result<()> {
+    fn put(&self, request: libc::Ioctl, value: &[u8]) -> io::Result<()> {
         let mut argument = InterfaceRequest::new(&self.name, value);
-        sys::interface(socket(false)?, ioctl(request), &mut argument)
+        sys::interface(socket(false)?, request, &mut argument)
     }
 
     fn set_mac(&self, mac: [u8; 6]) -> io::Result<()> {
@@ -137,7 +137,7 @@ impl Tap {
         let Some(queue) = self.queues.first() else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        sys::interface(queue, libc::SIOCSIFHWADDR as _, &mut request)
+        sys::interface(queue, libc::SIOCSIFHWADDR, &mut request)
     }
 
     fn set_mtu(&self, mtu: u16) -> io::Result<()> {
@@ -154,14 +154,14 @@ impl Tap {
             value[4..8].copy_from_slice(&address.octets());
             value
         };
-        let has = |request: u64, address: Ipv4Addr| {
+        let has = |request: libc::Ioctl, address: Ipv4Addr| {
             self.get(request)
                 .is_ok_and(|answer| answer.bytes(4) == address.octets())
         };
-        if !has(libc::SIOCGIFADDR as _, address) {
+        if !has(libc::SIOCGIFADDR, address) {
             self.put(libc::SIOCSIFADDR, &value(address))?;
         }
-        if !has(libc::SIOCGIFNETMASK as _, mask) {
+        if !has(libc::SIOCGIFNETMASK, mask) {
             self.put(libc::SIOCSIFNETMASK, &value(mask))?;
         }
         Ok(())
@@ -195,10 +195,4 @@ impl Tap {
         }
         self.put(libc::SIOCSIFFLAGS, &(flags | up).to_ne_bytes())
     }
-}
-
-/// Requests have different types in different C libraries.
-fn ioctl(request: impl Into<u64>) -> libc::Ioctl {
-    let request: u64 = request.into();
-    request as libc::Ioctl
 }

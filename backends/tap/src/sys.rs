@@ -80,7 +80,7 @@ pub(crate) fn interface(
 /// Adds an IPv6 address to an interface.
 pub(crate) fn add_address(fd: impl AsFd, argument: &AddressRequest) -> io::Result<()> {
     // SAFETY: the kernel reads an `in6_ifreq`, which this is.
-    result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCSIFADDR as _, argument) })
+    result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCSIFADDR, argument) })
 }
 
 /// Sets the length of the header before each frame.

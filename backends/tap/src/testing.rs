@@ -68,7 +68,7 @@ impl Wire {
         set_option(&fd, libc::PACKET_VNET_HDR, c_int::from(header));
         set_option(&fd, libc::PACKET_IGNORE_OUTGOING, 1);
         let mut request = InterfaceRequest::new(interface, &[]);
-        sys::interface(&fd, libc::SIOCGIFINDEX as _, &mut request).expect("an interface");
+        sys::interface(&fd, libc::SIOCGIFINDEX, &mut request).expect("an interface");
         let address = libc::sockaddr_ll {
             sll_family: u16::try_from(libc::AF_PACKET).expect("small"),
             sll_protocol: everything,

@@ -68,7 +68,10 @@ fn a_refusal_names_the_key() {
         ..Settings::default()
     };
     let error = text(&tap.configure(&settings).unwrap_err());
-    assert!(error.starts_with("host_mac: cannot set it on t0"), "{error}");
+    assert!(
+        error.starts_with("host_mac: cannot set it on t0"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -103,7 +106,10 @@ fn what_is_no_tap_is_refused() {
     let error = text(&Tap::adopt(vec![null]).unwrap_err());
     assert!(error.contains("not of a tap"), "{error}");
     for name in ["", "..", "a/b", "a b", "sixteen_letters_", "%d%d", "t%s"] {
-        assert!(matches!(Tap::open(name, 1), Err(Error::Name { .. })), "{name}");
+        assert!(
+            matches!(Tap::open(name, 1), Err(Error::Name { .. })),
+            "{name}"
+        );
     }
 }
 
@@ -132,7 +138,11 @@ fn open_descriptors_are_taken_over_if_they_fit() {
     let several = Tap::open("several", 2).unwrap();
     let tap = Tap::adopt(vec![duplicate(&single.queues()[0])]).unwrap();
     assert_eq!((tap.name(), tap.kind()), ("single", Kind::Given));
-    let both: Vec<_> = several.queues().iter().map(|queue| duplicate(queue)).collect();
+    let both: Vec<_> = several
+        .queues()
+        .iter()
+        .map(|queue| duplicate(queue))
+        .collect();
     assert_eq!(Tap::adopt(both).unwrap().queues().len(), 2);
     let mixed = vec![
         duplicate(&several.queues()[0]),
@@ -174,7 +184,9 @@ fn a_macvtap_is_opened_by_name_and_by_descriptor() {
         assert!(error.contains("is it a tap?"), "{error}");
         // A host with udev or devtmpfs would have made it.
         let devices = std::fs::read_to_string("/proc/devices").unwrap();
-        let major = devices.lines().find_map(|line| line.trim().strip_suffix(" macvtap"));
+        let major = devices
+            .lines()
+            .find_map(|line| line.trim().strip_suffix(" macvtap"));
         let minor = 1;
         let made = Command::new("mknod")
             .args([&node, "c", major.unwrap(), &minor.to_string()])
@@ -182,7 +194,10 @@ fn a_macvtap_is_opened_by_name_and_by_descriptor() {
         assert!(made.unwrap().success());
     }
     let opened = Tap::open("mv0", 1);
-    let adopted = opened.as_ref().ok().map(|tap| Tap::adopt(vec![duplicate(&tap.queues()[0])]));
+    let adopted = opened
+        .as_ref()
+        .ok()
+        .map(|tap| Tap::adopt(vec![duplicate(&tap.queues()[0])]));
     let outcome = opened.map(|tap| {
         tap.configure(&Settings::default()).unwrap();
         assert_eq!(tap.kind(), Kind::Macvtap);
@@ -218,7 +233,10 @@ fn as_somebody_else() {
     tap.configure(&settings).unwrap();
     settings.mtu = Some(1300);
     let error = text(&tap.configure(&settings).unwrap_err());
-    assert!(error.starts_with("mtu:") && error.contains("CAP_NET_ADMIN"), "{error}");
+    assert!(
+        error.starts_with("mtu:") && error.contains("CAP_NET_ADMIN"),
+        "{error}"
+    );
     let error = text(&Tap::open("vmtap%d", 1).unwrap_err());
     assert!(error.contains("CAP_NET_ADMIN"), "{error}");
 }
@@ -229,7 +247,8 @@ fn a_prepared_tap_takes_no_rights() {
         return;
     }
     let node = "/dev/net/tun";
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(node).unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(node).unwrap().permissions());
     if mode & 0o006 != 0o006 {
         eprintln!("note: {node} is for root only here, the other user gets a descriptor of a copy");
     }
