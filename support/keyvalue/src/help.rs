@@ -11,25 +11,72 @@ use crate::write;
 /// Where descriptions start, in characters, at most. A longer key has its description below it.
 const WIDEST: usize = 32;
 
+/// What there is to say of one key, or of one mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// How it is written: `size=<size>`, `mode=<choice>`, `tty`.
+    pub usage: String,
+    /// First sentence of its doc comment, without the full stop.
+    pub summary: String,
+    /// All of its doc comment.
+    pub description: String,
+    /// It must be given.
+    pub required: bool,
+    /// What it is if it is not given, as it would be written.
+    pub default: Option<String>,
+    /// The values it can have, if they can be listed.
+    pub values: Vec<String>,
+}
+
+impl Entry {
+    fn new(usage: String, doc: Option<&str>) -> Self {
+        Self {
+            usage,
+            summary: doc.map(first_sentence).unwrap_or_default(),
+            description: doc.unwrap_or_default().to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The two sides of its line in the help.
+    fn line(&self) -> (String, String) {
+        let notes = [
+            (!self.summary.is_empty()).then(|| self.summary.clone()),
+            self.required.then(|| "[required]".to_owned()),
+            self.default
+                .as_ref()
+                .map(|default| format!("[default: {default}]")),
+            (!self.values.is_empty()).then(|| format!("[values: {}]", self.values.join("|"))),
+        ];
+        let notes: Vec<_> = notes.into_iter().flatten().collect();
+        (self.usage.clone(), notes.join(" "))
+    }
+}
+
+/// What there is to say of each key of the type that `schema` describes, in order of declaration, modes first. Nothing
+/// for hidden keys, and for a type that has no keys.
+pub fn entries(schema: &Schema) -> Vec<Entry> {
+    let root = Node::root(schema);
+    let keys = Keys::of(&root);
+    let modes = keys.modes.iter().flat_map(|modes| &modes.all);
+    let mut entries: Vec<_> = modes
+        .map(|mode| {
+            let place = mode.place.as_ref();
+            let place = place.and_then(|place| place.node.text("description"));
+            Entry::new(mode.usage(), mode.doc.or(place))
+        })
+        .collect();
+    entries.extend(keys.shown().map(|member| entry(&root, member)));
+    entries
+}
+
 /// One line for each key of the type that `schema` describes, in order of declaration:
 /// `key=<type>  First sentence of its doc comment [default: x] [values: a|b]`.
 ///
 /// Modes come first, each on a line of its own. The descriptions are aligned. There is no line for
 /// hidden keys, and none at all for a type that has no keys.
 pub fn help(schema: &Schema) -> String {
-    let root = Node::root(schema);
-    let keys = Keys::of(&root);
-    let modes = keys.modes.iter().flat_map(|modes| &modes.all);
-    let mut lines: Vec<(String, String)> = modes
-        .map(|mode| {
-            let place = mode.place.as_ref().and_then(|place| place.node.summary());
-            (
-                mode.usage(),
-                mode.doc.map(first_sentence).or(place).unwrap_or_default(),
-            )
-        })
-        .collect();
-    lines.extend(keys.shown().map(|member| line(&root, member)));
+    let lines: Vec<_> = entries(schema).iter().map(Entry::line).collect();
     align(&lines)
 }
 
@@ -55,31 +102,22 @@ pub fn syntax(schema: &Schema) -> String {
     }
 }
 
-/// A key and what is said about it.
-fn line(root: &Node<'_>, member: &Member<'_>) -> (String, String) {
+fn entry(root: &Node<'_>, member: &Member<'_>) -> Entry {
     let shape = Shape::of(&member.node);
     let (usage, values) = match &shape {
         Shape::Choice(choice) => {
-            let values = choice.shown().collect::<Vec<_>>().join("|");
-            (
-                format!("{}=<choice>", member.flag),
-                Some(format!("[values: {values}]")),
-            )
+            let values = choice.shown().map(ToString::to_string).collect();
+            (format!("{}=<choice>", member.flag), values)
         }
-        _ => (member.usage(), None),
+        _ => (member.usage(), Vec::new()),
     };
-    let default = default(member, &shape).map(|default| format!("[default: {default}]"));
-    let required = member.is_required(root) && default.is_none();
-    let notes = [
-        member.node.summary(),
-        required.then(|| "[required]".to_owned()),
+    let default = default(member, &shape);
+    Entry {
+        required: member.is_required(root) && default.is_none(),
         default,
         values,
-    ];
-    (
-        usage,
-        notes.into_iter().flatten().collect::<Vec<_>>().join(" "),
-    )
+        ..Entry::new(usage, member.node.text("description"))
+    }
 }
 
 /// The default of a member as it would be written; none if it is to have nothing.

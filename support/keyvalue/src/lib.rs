@@ -116,7 +116,7 @@ use serde_json::{Map, Value};
 
 pub use check::check_json;
 pub use error::Error;
-pub use help::{help, syntax};
+pub use help::{Entry, entries, help, syntax};
 pub use nearest::nearest;
 pub use read::parse;
 pub use size::ByteSize;

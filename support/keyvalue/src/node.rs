@@ -175,11 +175,6 @@ impl<'s> Node<'s> {
         }
         variants
     }
-
-    /// The first sentence of the doc comment, on one line and without its full stop.
-    pub(crate) fn summary(&self) -> Option<String> {
-        self.text("description").map(first_sentence)
-    }
 }
 
 /// The variants that one schema allows by `const` or `enum`.

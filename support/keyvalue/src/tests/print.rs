@@ -7,7 +7,7 @@ use super::fixture::{
     Restore, Seccomp, Window, Zone,
 };
 use super::read;
-use crate::{ByteSize, help, syntax, to_string};
+use crate::{ByteSize, entries, help, syntax, to_string};
 
 /// The text of what `text` is read as.
 fn again<T>(text: &str) -> String
@@ -68,6 +68,20 @@ id=<string>
 pci_segment=<u16>  PCI segment [default: 0]
 "
     );
+}
+
+#[test]
+fn entries_have_what_a_page_says() {
+    let entries = entries(&schema_for!(Memory));
+    let size = entries.iter().find(|entry| entry.usage == "size=<size>");
+    let size = size.unwrap();
+    assert_eq!(size.default.as_deref(), Some("512M"));
+    assert!(!size.required && size.values.is_empty());
+    assert!(size.description.starts_with(&size.summary));
+    let method = entries.iter().find(|entry| !entry.values.is_empty());
+    let method = method.unwrap();
+    assert!(method.usage.ends_with("=<choice>"), "{method:?}");
+    assert_eq!(method.values, ["acpi", "virtio-mem"]);
 }
 
 #[test]
