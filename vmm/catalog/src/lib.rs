@@ -3,16 +3,19 @@
 //! Nothing else knows a device by name. The order is the order of creation.
 #![forbid(unsafe_code)]
 
-use device::{AnyKind, Facts, Form, OptionNames, Presence, Problem, Syscalls};
+use device::{AnyKind, Facts, OptionNames, Problem, Syscalls};
 use sandbox::landlock::Access;
 use serde_json::{Map, Value};
 
-use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
+mod kinds;
+mod members;
 #[cfg(test)]
 mod tests;
+
+pub use kinds::{Kinds, Planned};
+pub use members::{config_of, is_list, remove};
 
 /// Every kind of device, in the order of creation.
 pub static CATALOG: &[&dyn AnyKind] = &[
@@ -34,169 +37,46 @@ pub static CATALOG: &[&dyn AnyKind] = &[
     &pvpanic::PvPanicKind,
 ];
 
-/// A device that a machine is to have.
-#[derive(Clone, Debug)]
-pub struct Planned<'a> {
-    /// Its id in the machine.
-    pub id: String,
-    /// Its kind.
-    pub kind: &'static dyn AnyKind,
-    /// Its configuration.
-    pub config: &'a Value,
-}
+/// The list, as something that answers.
+pub static ALL: Kinds = Kinds(CATALOG);
 
-impl Planned<'_> {
-    /// PCI segment and slot that the user chose for it. Devices on PCI all have these members.
-    #[must_use]
-    pub fn chosen_slot(&self) -> Option<(u16, u8)> {
-        let number = |member: &str| self.config.get(member).and_then(Value::as_u64);
-        let slot = number("pci_device_id")?.try_into().ok()?;
-        let segment = number("pci_segment").unwrap_or(0).try_into().ok()?;
-        Some((segment, slot))
-    }
-}
-
-/// Kinds that the user can configure, with the names they go by.
+/// See [`Kinds::options`].
 pub fn options() -> impl Iterator<Item = (OptionNames, &'static dyn AnyKind)> {
-    CATALOG
-        .iter()
-        .filter_map(|kind| Some((kind.names().option?, *kind)))
+    ALL.options()
 }
 
-/// Fills in the configuration of kinds that are there by default, and ids for devices that have none.
+/// See [`Kinds::settle`].
 pub fn settle(devices: &mut Map<String, Value>) {
-    for (names, kind) in options() {
-        if let Some(config) = kind.by_default() {
-            devices.entry(names.field).or_insert(config);
-        }
-    }
-    name_all(devices);
+    ALL.settle(devices);
 }
 
-/// Gives an id to each device that has none and whose kind has no fixed one. The count is one for all kinds, in the
-/// catalog's order; ids that are taken are skipped.
-fn name_all(devices: &mut Map<String, Value>) {
-    let mut taken: HashSet<String> = plan(devices)
-        .into_iter()
-        .map(|planned| planned.id)
-        .collect();
-    let mut next = 0u64;
-    for (names, kind) in options() {
-        let prefix = kind.names().id;
-        let member = devices.get_mut(names.field);
-        let configs = member.map(each_mut).unwrap_or_default();
-        for config in configs.iter_mut().filter_map(Value::as_object_mut) {
-            if prefix.starts_with("__") || config.get("id").is_some_and(Value::is_string) {
-                continue;
-            }
-            let id = loop {
-                let id = format!("{prefix}{next}");
-                next += 1;
-                if taken.insert(id.clone()) {
-                    break id;
-                }
-            };
-            config.insert("id".into(), id.into());
-        }
-    }
-}
-
-/// The configurations in a member: those of a list, or the member itself.
-fn each(member: &Value) -> &[Value] {
-    match member {
-        Value::Array(list) => list,
-        one => std::slice::from_ref(one),
-    }
-}
-
-fn each_mut(member: &mut Value) -> &mut [Value] {
-    match member {
-        Value::Array(list) => list,
-        one => std::slice::from_mut(one),
-    }
-}
-
-/// Checks the devices' configurations, which have been [settled](settle).
+/// See [`Kinds::check`].
 ///
 /// # Errors
-/// The first problem found: a member that no kind has, or what a kind objects to.
+/// The first problem found.
 pub fn check(
     devices: &Map<String, Value>,
     facts: &Facts,
     other_members: &[&str],
 ) -> Result<(), Problem> {
-    for (member, config) in devices {
-        let Some((_, kind)) = options().find(|(names, _)| names.field == member) else {
-            let known = options()
-                .map(|(names, _)| names.field)
-                .chain(other_members.iter().copied());
-            let hint = keyvalue::nearest(member, known)
-                .map_or_else(String::new, |near| format!(", did you mean \"{near}\"?"));
-            return Err(Problem::new(
-                "vm config",
-                format!("unknown member \"{member}\"{hint}"),
-            ));
-        };
-        let many = kind.names().option.is_some_and(|o| o.form == Form::Many);
-        if many != config.is_array() {
-            let form = if many { "a list" } else { "one device" };
-            let text = format!("member \"{member}\" is {form}");
-            return Err(Problem::new("vm config", text));
-        }
-        for config in each(config) {
-            kind.check(config, facts)?;
-        }
-    }
-    let mut ids = HashSet::new();
-    for planned in plan(devices) {
-        if let Some(id) = ids.replace(planned.id) {
-            let text = format!("two devices have the id \"{id}\": give one of them another");
-            return Err(Problem::new("vm config", text));
-        }
-    }
-    Ok(())
+    ALL.check(devices, facts, other_members)
 }
 
-/// The devices that a settled and checked configuration asks for, in the order of creation.
+/// See [`Kinds::plan`].
 #[must_use]
 pub fn plan(devices: &Map<String, Value>) -> Vec<Planned<'_>> {
-    static NO_CONFIG: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
-    let mut planned = Vec::new();
-    for kind in CATALOG {
-        let names = kind.names();
-        let config = match names.option {
-            Some(option) => devices.get(option.field),
-            None => (kind.presence() == Presence::Always).then_some(&*NO_CONFIG),
-        };
-        for config in config.map(each).unwrap_or_default() {
-            if kind.is_off(config) {
-                continue;
-            }
-            // Devices that can have another id have a member for it.
-            let id = config.get("id").and_then(Value::as_str);
-            planned.push(Planned {
-                id: id.unwrap_or(names.id).to_owned(),
-                kind: *kind,
-                config,
-            });
-        }
-    }
-    planned
+    ALL.plan(devices)
 }
 
-/// System calls that the kinds' code makes.
+/// See [`Kinds::syscalls`].
 pub fn syscalls() -> impl Iterator<Item = Syscalls> {
-    CATALOG.iter().map(|kind| kind.syscalls())
+    ALL.syscalls()
 }
 
-/// Paths of the host that the configured devices use.
+/// See [`Kinds::paths`].
 ///
 /// # Errors
 /// A [`Problem`] if a configuration does not read.
 pub fn paths(devices: &Map<String, Value>) -> Result<Vec<(PathBuf, Access)>, Problem> {
-    let mut paths = Vec::new();
-    for planned in plan(devices) {
-        paths.extend(planned.kind.paths(planned.config)?);
-    }
-    Ok(paths)
+    ALL.paths(devices)
 }

@@ -1,8 +1,8 @@
 use std::collections::HashSet;
 
-use super::*;
+use device::{Form, Presence};
 
-mod building;
+use super::*;
 
 #[test]
 fn names_are_unique_and_options_are_those_of_the_reference() {
