@@ -1,5 +1,6 @@
 //! What a disk is to whoever serves it to a guest.
 
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -180,4 +181,14 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// If the kernel cannot say.
     fn identity(&self) -> io::Result<(u64, u64, u64)>;
+}
+
+impl fmt::Debug for dyn Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk")
+            .field("capacity", &self.capacity())
+            .field("engine", &self.engine())
+            .field("read_only", &self.is_read_only())
+            .finish_non_exhaustive()
+    }
 }

@@ -200,6 +200,14 @@ impl Image {
     }
 }
 
+impl Drop for Image {
+    /// The kernel takes a ring apart after its descriptor was closed, and until then has the file open, with its lock.
+    fn drop(&mut self) {
+        // Fails only where locking had failed, and then there is no image.
+        let _ = sys::unlock(&self.file);
+    }
+}
+
 /// Locks the image, or says who is in the way.
 fn lock(file: &File, options: &OpenOptions, size: u64) -> Result<(), Error> {
     let length = match options.lock_granularity {

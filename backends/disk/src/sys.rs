@@ -138,16 +138,23 @@ pub(crate) fn sync(fd: RawFd) -> io::Result<()> {
 /// Takes or changes a lock of the open file description (F_OFD_SETLK, fcntl(2)) on `length` bytes from the first one
 /// on, 0 for all that there may ever be. `WouldBlock` if somebody else has one that excludes it.
 pub(crate) fn lock(file: &File, exclusive: bool, length: u64) -> io::Result<()> {
-    // SAFETY: a structure of integers, for which zero is a value.
-    let mut lock: libc::flock = unsafe { mem::zeroed() };
-    let kind = if exclusive {
-        libc::F_WRLCK
-    } else {
-        libc::F_RDLCK
+    let kind = match exclusive {
+        true => libc::F_WRLCK,
+        false => libc::F_RDLCK,
     };
+    set_lock(file, kind, i64::try_from(length).unwrap_or(0))
+}
+
+/// Gives up all locks of the open file description.
+pub(crate) fn unlock(file: &File) -> io::Result<()> {
+    set_lock(file, libc::F_UNLCK, 0)
+}
+
+fn set_lock(file: &File, kind: c_int, length: i64) -> io::Result<()> {
+    // SAFETY: a structure of integers, for which zero is a value: from the first byte (SEEK_SET) on.
+    let mut lock: libc::flock = unsafe { mem::zeroed() };
     lock.l_type = i16::try_from(kind).unwrap_or_default();
-    lock.l_whence = 0; // SEEK_SET
-    lock.l_len = i64::try_from(length).unwrap_or(0);
+    lock.l_len = length;
     // SAFETY: the kernel reads the structure, which lives until the call returns.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     check(result.into())?;

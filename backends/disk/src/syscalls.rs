@@ -62,6 +62,8 @@ pub const WORKER: &[Allow] = &[
     // Discards on block devices; the end of a file whose last block is not whole (`O_DIRECT`).
     Allow::ioctl(&[sys::BLKDISCARD as u64]),
     Allow::call(libc::SYS_ftruncate),
+    // The lock, if a lane is the last to go.
+    Allow::arg32(libc::SYS_fcntl, 1, &[libc::F_OFD_SETLK as u64]),
     // Waiting for another lane.
     Allow::call(libc::SYS_ppoll),
 ];

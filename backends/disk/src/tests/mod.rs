@@ -47,8 +47,12 @@ fn image(size: usize) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
+fn low_byte(number: usize) -> u8 {
+    number.to_le_bytes()[0]
+}
+
 fn pattern(size: usize) -> Vec<u8> {
-    let byte = |at: usize| (at / 512 * 7 + at % 512) as u8;
+    let byte = |at: usize| low_byte(at / 512 * 7 + at % 512);
     (0..size).map(byte).collect()
 }
 

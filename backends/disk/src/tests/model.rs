@@ -13,7 +13,7 @@ use crate::raw::open_with_blocks;
 
 const SIZE: usize = 1 << 20;
 const SECTOR: usize = 512;
-const DEPTH: usize = 16;
+const DEPTH: u16 = 16;
 
 /// Numbers that look random and come again with the same seed.
 struct Random(u64);
@@ -28,6 +28,9 @@ impl Random {
     }
 }
 
+/// Guest memory of a read, to be compared.
+type Parts = Option<Vec<(u64, u32)>>;
+
 /// One lane, the parts of the disk that only it writes, and what they should hold.
 struct Writer {
     lane: Box<dyn Lane>,
@@ -35,13 +38,13 @@ struct Writer {
     model: Vec<u8>,
     random: Random,
     ram: GuestRam,
-    under_way: Vec<(Range<usize>, Option<(u64, Vec<(u64, u32)>)>)>,
+    under_way: Vec<(Range<usize>, Parts)>,
 }
 
 impl Writer {
     fn work(mut self) -> Self {
         for round in 0..120 {
-            let tag = round % DEPTH as u64;
+            let tag = round % u64::from(DEPTH);
             let chunk = self.chunks[self.random.below(self.chunks.len())].clone();
             let sectors = chunk.len() / SECTOR;
             let first = self.random.below(sectors);
@@ -75,7 +78,7 @@ impl Writer {
             } else {
                 left
             };
-            parts.push((address, count as u32));
+            parts.push((address, u32::try_from(count).unwrap()));
             address += count as u64 + [0, 512, 3][self.random.below(3)];
             left -= count;
         }
@@ -90,7 +93,7 @@ impl Writer {
             0..3 => {
                 let parts = self.parts(tag, range.len());
                 let operation = read(offset, vectors(&self.ram, &parts));
-                check = Some((tag, parts));
+                check = Some(parts);
                 operation
             }
             3..7 => {
@@ -98,7 +101,7 @@ impl Writer {
                 let vectors = vectors(&self.ram, &parts);
                 let fill = self.random.below(256);
                 for (at, byte) in self.model[range.clone()].iter_mut().enumerate() {
-                    *byte = (fill + at * 3 + at / 512) as u8;
+                    *byte = low_byte(fill + at * 3 + at / 512);
                 }
                 vectors.copy_from(&self.model[range.clone()]);
                 write(offset, vectors)
@@ -137,7 +140,7 @@ impl Writer {
             result.unwrap();
         }
         for (range, check) in self.under_way.drain(..) {
-            if let Some((_, parts)) = check {
+            if let Some(parts) = check {
                 let mut bytes = vec![0; range.len()];
                 vectors(&self.ram, &parts).copy_to(&mut bytes);
                 assert!(bytes == self.model[range.clone()], "{range:?}");
@@ -172,7 +175,7 @@ pub(super) fn exercise(disk: &Arc<dyn Disk>, path: &Path, before: &[u8], seed: u
         .into_iter()
         .map(|chunks| {
             let writer = Writer {
-                lane: disk.lane(DEPTH as u16 * 2).unwrap(),
+                lane: disk.lane(2 * DEPTH).unwrap(),
                 chunks,
                 model: before.to_vec(),
                 random: Random(random.below(1 << 30) as u64 | 1),
