@@ -30,6 +30,9 @@ pub(crate) enum Error {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(#[from] config::Problem),
+    /// The API cannot be served.
+    #[error(transparent)]
+    Server(#[from] server::Error),
     /// The machine failed.
     #[error(transparent)]
     Machine(#[from] machine::Error),

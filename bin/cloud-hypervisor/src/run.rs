@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use api::{Api, Ping};
 use config::VmConfig;
-use device::Facts;
 use machine::{Driver, Options};
 use sandbox::landlock::{Access, Rules};
-use sandbox::{COMMON, Filter};
+use sandbox::{COMMON, Filter, Mode};
+use server::{Listener, Server};
 use telemetry::event;
 
-use crate::cli::{EventMonitorConfig, Invocation};
+use crate::cli::{self, ApiSocket, EventMonitorConfig, Invocation};
 use crate::error::Error;
 use crate::signals;
 
@@ -31,17 +33,15 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
         .as_ref()
         .map(open_sink)
         .transpose()?;
-    let config = settle(invocation.vm)?;
-    if config.cpus.features.amx {
-        // Before the hypervisor is asked how large a processor's state is, and before any filter.
-        hypervisor::request_amx()?;
-    }
+    let listener = invocation.api_socket.as_ref().map(listen).transpose()?;
+    let config = invocation.vm.clone().map(prepare).transpose()?;
+    request_amx(config.as_ref())?;
     let hypervisor = hypervisor::open()?;
     // Before the first thread of ours: none may stay outside the rules, nor be where signals end
     // the process.
     let signals = signals::block().map_err(Error::Signals)?;
-    if config.landlock_enable {
-        confine(&config)?;
+    if invocation.landlock {
+        confine(config.as_ref(), &invocation)?;
     }
     let filter = Filter::compile(invocation.seccomp, &[COMMON, signals::SYSCALLS])?;
     if let Some(sink) = events {
@@ -55,12 +55,19 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
         Options {
             seccomp: invocation.seccomp,
             stay_after_power_off: invocation.no_shutdown,
+            landlock: invocation.landlock,
         },
     )?;
     signals.serve(driver.remote(), filter.clone())?;
+    let server = listener
+        .map(|listener| serve(listener, &driver, invocation.seccomp))
+        .transpose()?;
     // From here this thread waits, and at the end says what went wrong.
     filter.apply()?;
     let result = driver.join();
+    if let Some(server) = server {
+        server.stop();
+    }
     if !event::flush(EVENT_FLUSH) {
         telemetry::warn!("--event-monitor: the reader is too slow, the last events are lost");
     }
@@ -107,35 +114,66 @@ fn open_sink(sink: &EventMonitorConfig) -> Result<File, Error> {
 }
 
 /// Completes the configuration and checks it as a whole.
-fn settle(mut config: VmConfig) -> Result<VmConfig, Error> {
-    if let Some(payload) = &mut config.payload {
-        for option in payload.settle() {
-            telemetry::warn!("{option} has no effect together with --firmware");
-        }
-        payload.check()?;
-    }
-    config.settle();
-    catalog::settle(&mut config.devices);
-    config.check()?;
-    let facts = Facts {
-        boot_vcpus: config.cpus.boot_vcpus,
-        ..Facts::default()
-    };
-    catalog::check(&config.devices, &facts, VmConfig::FIXED_MEMBERS)?;
+fn prepare(mut config: VmConfig) -> Result<VmConfig, Error> {
+    machine::settle(&mut config);
+    machine::check(&config)?;
     Ok(config)
 }
 
+/// Asks for the right to give guests AMX, before the hypervisor is asked how large a processor's state is and before
+/// any filter.
+fn request_amx(config: Option<&VmConfig>) -> Result<(), Error> {
+    match config {
+        Some(config) if config.cpus.features.amx => Ok(hypervisor::request_amx()?),
+        Some(_) => Ok(()),
+        // A machine that comes later may want it. One that does and cannot have it is told so at its boot.
+        None => {
+            if let Err(error) = hypervisor::request_amx() {
+                telemetry::debug!("{error}");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn listen(socket: &ApiSocket) -> Result<Listener, Error> {
+    Ok(match socket {
+        ApiSocket::Path(path) => Listener::bind(path)?,
+        ApiSocket::Descriptor(fd) => Listener::inherit(*fd)?,
+    })
+}
+
+/// Serves the API on a thread of its own.
+fn serve(listener: Listener, driver: &Driver, seccomp: Mode) -> Result<Server, Error> {
+    let version = env!("CARGO_PKG_VERSION");
+    let ping = Ping {
+        build_version: format!("v{version}"),
+        version: version.to_owned(),
+        pid: std::process::id().into(),
+        features: cli::features(),
+    };
+    let filter = Filter::compile(seccomp, &[COMMON, server::SYSCALLS])?;
+    let api = Arc::new(Api::new(driver.remote(), ping));
+    Ok(Server::start(listener, api, filter)?)
+}
+
 /// Limits the process's access to files to those that the configuration names. Before other threads start.
-fn confine(config: &VmConfig) -> Result<(), Error> {
+fn confine(config: Option<&VmConfig>, invocation: &Invocation) -> Result<(), Error> {
     let mut rules = Rules::new();
-    for file in config.payload.iter().flat_map(config::PayloadConfig::files) {
-        rules.allow(file, Access::Read);
+    if let Some(config) = config {
+        for file in config.payload.iter().flat_map(config::PayloadConfig::files) {
+            rules.allow(file, Access::Read);
+        }
+        for (path, access) in catalog::paths(&config.devices)? {
+            rules.allow(&path, access);
+        }
     }
-    for (path, access) in catalog::paths(&config.devices)? {
-        rules.allow(&path, access);
-    }
-    for rule in config.landlock_rules.iter().flatten() {
+    for rule in &invocation.landlock_rules {
+        rule.check()?;
         rules.allow(&rule.path, rule.rule()?);
+    }
+    if let Some(ApiSocket::Path(path)) = &invocation.api_socket {
+        rules.allow(path, Access::Listen);
     }
     Ok(rules.apply()?)
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Facts, Host, Problem, Result, Saved};
+use crate::{Error, Facts, Host, PciPlace, Problem, Result, Saved};
 
 /// How users and the machine call a kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +186,11 @@ pub trait Device: Send {
     /// Bytes of RAM that the guest does not use because of it, as far as it says: a balloon's.
     fn withheld(&self) -> u64 {
         0
+    }
+
+    /// Where it is on PCI; `None` if it is not there.
+    fn on_pci(&self) -> Option<PciPlace> {
+        None
     }
 
     /// How the guest's firmware tables describe it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use device::{Bus, Region, Shared, Target};
+use device::{Bus, PciBar, Region, Shared, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::window::{Refusal, Span};
@@ -191,6 +191,23 @@ impl Bars {
                 _ => {}
             }
         }
+    }
+
+    /// Ranges of memory, whether they are decoded or not.
+    pub(crate) fn memory(&self) -> Vec<PciBar> {
+        (0u8..)
+            .zip(&self.bars)
+            .filter_map(|(index, bar)| {
+                let bar = bar.as_ref().filter(|bar| !bar.is_io())?;
+                Some(PciBar {
+                    index,
+                    base: bar.home,
+                    size: bar.size,
+                    wide: bar.kind == BarKind::Memory64,
+                    prefetchable: false,
+                })
+            })
+            .collect()
     }
 
     pub(crate) fn save(&self) -> Vec<BarState> {

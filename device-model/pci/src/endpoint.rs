@@ -231,6 +231,12 @@ impl Endpoint {
         self.apply_command();
     }
 
+    /// Ranges of memory behind its BARs, where the guest has put them.
+    #[must_use]
+    pub fn memory(&self) -> Vec<device::PciBar> {
+        self.bars.memory()
+    }
+
     /// Its state, for [`Endpoint::restore`].
     #[must_use]
     pub fn save(&self) -> EndpointState {

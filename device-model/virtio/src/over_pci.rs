@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use device::{Bus, Device, Region, Saved, Shared};
+use device::{Bus, Device, PciPlace, Region, Saved, Shared};
 use pci::{
     BarKind, Contents, Endpoint, EndpointBuilder, Identification, Msix, PciAddress, Slot, share,
 };
@@ -236,6 +236,13 @@ impl<D: VirtioDevice> Device for OverPci<D> {
 
     fn withheld(&self) -> u64 {
         self.registers.lock().device.withheld()
+    }
+
+    fn on_pci(&self) -> Option<PciPlace> {
+        Some(PciPlace {
+            address: self.address().to_string(),
+            bars: self.endpoint().memory(),
+        })
     }
 
     fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {

@@ -11,7 +11,9 @@ use arch::{CpuOptions, CpuProfile, MpState, Topology, layout};
 use config::{PayloadConfig, VmConfig};
 use device::{Board, Device, Facts, Host, Power};
 use firmware::payload::{self, Loaded};
-use hypervisor::{Capabilities, HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions};
+use hypervisor::{
+    Capabilities, ClockState, HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions,
+};
 use memory::{GuestRam, RegionSpec};
 use pci::Pci;
 use sandbox::Filter;
@@ -36,18 +38,21 @@ pub(crate) struct Reports {
 /// A running machine. Dropping it stops its processors, then its devices, then gives back its memory.
 pub struct Machine {
     // In order of dropping.
-    processors: Processors,
-    devices: Vec<Slot>,
+    pub(crate) processors: Processors,
+    pub(crate) devices: Vec<Slot>,
     _memory: Vec<MemorySlot>,
+    pub(crate) vm: Arc<dyn Vm>,
+    /// While it is paused: the guest's clock, which stands still.
+    pub(crate) clock: Option<ClockState>,
 }
 
 /// What the devices of a machine before its reset leave to those after it, by their ids.
 pub(crate) type Legacy = HashMap<String, Box<dyn Any + Send>>;
 
 /// A device in its place.
-struct Slot {
-    id: String,
-    device: Box<dyn Device>,
+pub(crate) struct Slot {
+    pub(crate) id: String,
+    pub(crate) device: Box<dyn Device>,
 }
 
 impl Machine {
@@ -103,25 +108,15 @@ impl Machine {
             processors,
             devices,
             _memory: memory,
+            vm,
+            clock: None,
         })
-    }
-
-    /// Lets a device do what it asked for: see [`Device::attend`].
-    pub(crate) fn attend(&mut self, id: &str) {
-        if let Some(slot) = self.devices.iter_mut().find(|slot| slot.id == id) {
-            slot.device.attend();
-        }
     }
 
     /// Takes the machine apart for a reset. What its devices keep of the host is for their successors.
     pub(crate) fn leave(self) -> Legacy {
         drop(self.processors);
         self.devices.into_iter().filter_map(Slot::leave).collect()
-    }
-
-    /// Ids of its devices, in the order of their creation.
-    pub fn device_ids(&self) -> impl Iterator<Item = &str> {
-        self.devices.iter().map(|slot| slot.id.as_str())
     }
 }
 
@@ -137,7 +132,7 @@ impl Slot {
         }
     }
 
-    fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         let id = &self.id;
         self.device.start().map_err(|source| Error::Device {
             id: id.clone(),

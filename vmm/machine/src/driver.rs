@@ -1,18 +1,17 @@
-//! The thread that owns the machine.
+//! The thread that owns the machine, and how others reach it.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use config::{CoreScheduling, VmConfig};
-use device::{Power, PowerEvent};
+use config::VmConfig;
+use device::PowerEvent;
 use hypervisor::Hypervisor;
-use sandbox::Filter;
-use telemetry::event;
 
-use crate::build::{Legacy, Machine, Reports};
 use crate::features::Features;
-use crate::{Error, Result, syscalls};
+use crate::owner::Owner;
+use crate::{Answer, Call, Error, Reply, Result};
 
 /// How the monitor itself behaves.
 #[derive(Clone, Copy, Debug)]
@@ -21,27 +20,32 @@ pub struct Options {
     pub seccomp: sandbox::Mode,
     /// Keep the monitor when the guest powers off.
     pub stay_after_power_off: bool,
+    /// The process is confined by Landlock already: a machine that asks for it (`landlock_enable`) has it.
+    pub landlock: bool,
 }
 
 /// Something that the owner of the machine must act on.
-enum Request {
-    /// From the guest, through a device of the machine with this number. Requests of a machine that is no more
-    /// are void.
-    Power { machine: u64, event: PowerEvent },
-    /// A device of the machine with this number wants to be attended to.
-    Attend { machine: u64, id: String },
-    /// A processor of the machine with this number cannot go on.
-    Failed {
-        machine: u64,
-        index: u32,
-        why: String,
-    },
+pub(crate) enum Request {
+    /// From a user, who waits for the answer.
+    Call(Call, Reply),
+    /// From the machine with this number. Requests of a machine that is no more are void.
+    Machine(u64, Report),
     /// End the monitor.
     Stop,
 }
 
+/// What a machine reports to its owner.
+pub(crate) enum Report {
+    /// The guest asks for it, through a device.
+    Power(PowerEvent),
+    /// The device with this id wants to be attended to.
+    Attend(String),
+    /// A processor cannot go on.
+    Failed { index: u32, why: String },
+}
+
 /// Reaches the driver from other threads.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Remote(Sender<Request>);
 
 impl Remote {
@@ -49,6 +53,41 @@ impl Remote {
     pub fn stop(&self) {
         // If nobody listens any more the driver has ended already, which is what is asked for.
         let _ = self.0.send(Request::Stop);
+    }
+
+    /// Asks for something without waiting. Calls are served one at a time, in order; each is answered.
+    pub fn call(&self, call: Call, reply: Reply) {
+        // A request that cannot be sent is dropped, which answers it.
+        let _ = self.0.send(Request::Call(call, reply));
+    }
+
+    /// Asks for something and waits for the answer.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done; [`Error::Ending`] if the driver has ended.
+    pub fn ask(&self, call: Call) -> Result<Answer> {
+        let (sender, answer) = channel();
+        self.call(
+            call,
+            Reply::new(move |answer| {
+                let _ = sender.send(answer);
+            }),
+        );
+        answer.recv().unwrap_or(Err(Error::Ending))
+    }
+
+    /// For the machine with this number.
+    pub(crate) fn reporter(&self, number: u64) -> impl Fn(Report) + Send + Sync + 'static {
+        let requests = self.0.clone();
+        move |report| {
+            let _ = requests.send(Request::Machine(number, report));
+        }
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").finish_non_exhaustive()
     }
 }
 
@@ -59,31 +98,25 @@ pub struct Driver {
 }
 
 impl Driver {
-    const THREAD: &str = "vmm";
+    pub(crate) const THREAD: &str = "vmm";
 
-    /// Starts the thread and, on it, the machine.
+    /// Starts the thread and, on it, the machine that `config` describes. Without one it waits for
+    /// [`Call::Create`]. The configuration has been [settled](crate::settle) and [checked](crate::check).
     ///
     /// # Errors
     /// If the thread cannot be started. What keeps the machine from running comes from [`Driver::join`].
     pub fn start(
-        config: VmConfig,
+        config: Option<VmConfig>,
         hypervisor: Arc<dyn Hypervisor>,
         options: Options,
     ) -> Result<Self> {
         let (sender, requests) = channel();
         let remote = Remote(sender);
         let features = Arc::new(Features::new(Arc::clone(&hypervisor)));
-        let owner = Owner {
-            features: Arc::clone(&features),
-            config,
-            hypervisor,
-            options,
-            remote: remote.clone(),
-            built: 0,
-        };
+        let owner = Owner::new(Arc::clone(&features), hypervisor, options, remote.clone());
         let thread = std::thread::Builder::new()
             .name(Self::THREAD.into())
-            .spawn(move || owner.run(&requests))
+            .spawn(move || owner.run(config, &requests))
             .map_err(Error::thread(Self::THREAD))?;
         // This thread has nothing else to do. If it fails, the driver will ask again and say why.
         let _ = features.get();
@@ -104,130 +137,5 @@ impl Driver {
         self.thread
             .join()
             .map_err(|_| Error::Panicked(Self::THREAD.into()))?
-    }
-}
-
-struct Owner {
-    features: Arc<Features>,
-    config: VmConfig,
-    hypervisor: Arc<dyn Hypervisor>,
-    options: Options,
-    remote: Remote,
-    /// Machines built so far: the number of the current one.
-    built: u64,
-}
-
-impl Owner {
-    fn run(mut self, requests: &Receiver<Request>) -> Result<()> {
-        self.confine()?;
-        event!("vm", "booting");
-        let mut machine = Some(self.build(Legacy::default())?);
-        event!("vm", "booted");
-        while let Ok(request) = requests.recv() {
-            match request {
-                Request::Power {
-                    machine: number, ..
-                }
-                | Request::Attend {
-                    machine: number, ..
-                }
-                | Request::Failed {
-                    machine: number, ..
-                } if number != self.built => {}
-                Request::Power {
-                    event: PowerEvent::Reset,
-                    ..
-                } => {
-                    event!("vm", "rebooting");
-                    let legacy = machine.take().map(Machine::leave).unwrap_or_default();
-                    machine = Some(self.build(legacy)?);
-                    event!("vm", "rebooted");
-                }
-                Request::Power {
-                    event: PowerEvent::Off,
-                    ..
-                } => {
-                    drop(machine.take());
-                    event!("vm", "shutdown");
-                    if !self.options.stay_after_power_off {
-                        break;
-                    }
-                }
-                Request::Attend { id, .. } => {
-                    if let Some(machine) = &mut machine {
-                        machine.attend(&id);
-                    }
-                }
-                Request::Failed { index, why, .. } => {
-                    return Err(Error::ProcessorFailed { index, why });
-                }
-                Request::Stop => {
-                    drop(machine.take());
-                    break;
-                }
-            }
-        }
-        event!("vmm", "shutdown");
-        Ok(())
-    }
-
-    /// The thread's own rules; the threads that it starts later inherit them and add their own.
-    fn confine(&self) -> Result<()> {
-        let name = Driver::THREAD;
-        if self.config.cpus.core_scheduling == CoreScheduling::Vm {
-            // All threads of the machine inherit this one's cookie.
-            match sandbox::core_scheduling(sandbox::CoreScope::CreateThread) {
-                Err(sandbox::Error::CoreSchedulingUnavailable) => {
-                    telemetry::info!(
-                        "the host's kernel has no core scheduling: core_scheduling=vm has no effect"
-                    );
-                }
-                other => other.map_err(Error::confine(name))?,
-            }
-        }
-        let filter = Filter::compile(self.options.seccomp, &syscalls::driver())
-            .map_err(Error::confine(name))?;
-        filter.apply().map_err(Error::confine(name))
-    }
-
-    fn build(&mut self, mut legacy: Legacy) -> Result<Machine> {
-        self.built += 1;
-        let number = self.built;
-        let power = {
-            let requests = self.remote.0.clone();
-            Power::new(move |event| {
-                let _ = requests.send(Request::Power {
-                    machine: number,
-                    event,
-                });
-            })
-        };
-        let requests = self.remote.0.clone();
-        let attention = Box::new(move |id: &str| {
-            let _ = requests.send(Request::Attend {
-                machine: number,
-                id: id.to_owned(),
-            });
-        });
-        let requests = self.remote.0.clone();
-        let failed = Box::new(move |index, why| {
-            let _ = requests.send(Request::Failed {
-                machine: number,
-                index,
-                why,
-            });
-        });
-        Machine::build(
-            &self.config,
-            &*self.hypervisor,
-            &self.features,
-            self.options.seccomp,
-            Reports {
-                power,
-                attention,
-                failed,
-            },
-            &mut legacy,
-        )
     }
 }

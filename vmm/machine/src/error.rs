@@ -1,5 +1,7 @@
 //! What can go wrong with a machine.
 
+use crate::life::Refusal;
+
 /// Result of an operation on a machine.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -9,6 +11,29 @@ pub enum Error {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(#[from] config::Problem),
+    /// The machine is not in a state for it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It is not built yet.
+    #[error("{0} is not in this version yet; docs/compatibility.md says what is")]
+    Later(&'static str),
+    /// The monitor ends, and does nothing else any more.
+    #[error("the monitor is ending")]
+    Ending,
+    /// There is no device with this id.
+    #[error("there is no device with the id \"{0}\"; vm.info lists those that there are")]
+    NoDevice(String),
+    /// A device cannot be changed.
+    #[error("cannot change device {id}")]
+    Change {
+        /// Its id.
+        id: String,
+        /// Why.
+        source: device::Error,
+    },
+    /// Processors do not come out of the guest or of a device.
+    #[error("{0} of the machine's processors did not answer in time: it goes on as before")]
+    Stuck(usize),
     /// The hypervisor refused.
     #[error("cannot create the virtual machine")]
     Hypervisor(#[from] hypervisor::Error),
@@ -85,7 +110,28 @@ pub enum Error {
     Panicked(String),
 }
 
+/// What kind of failure an error is, for those who have to say it in a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// There is nothing that it could be about.
+    Absent,
+    /// It is not built yet.
+    Later,
+    /// It was tried, or cannot be.
+    Failed,
+}
+
 impl Error {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Refused(Refusal::Absent | Refusal::NothingToReboot) => Kind::Absent,
+            Self::Later(_) => Kind::Later,
+            _ => Kind::Failed,
+        }
+    }
+
     pub(crate) fn thread(name: &str) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Thread {
             name: name.to_owned(),

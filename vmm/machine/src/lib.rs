@@ -1,11 +1,11 @@
 //! Builds, runs and takes apart one virtual machine.
 //!
-//! [`Driver`] is the thread that owns the machine: it builds a [`Machine`], waits for what happens to it
-//! (the guest powers off or resets, a processor fails, the user ends the monitor) and takes it apart again. A
-//! reset is a second machine built by the same path in the same process.
+//! [`Driver`] is the thread that owns the machine: it builds a [`Machine`], serves what users ask of it ([`Call`])
+//! and what happens to it (the guest powers off or resets, a processor fails), and takes it apart again. What may
+//! be asked when is the table in [`life`]. A reset is a second machine built by the same path in the same process.
 //!
 //! ```text
-//!  signal thread --\                       /--> vcpu0 .. vcpuN   run the guest
+//!  API, signals ---\                       /--> vcpu0 .. vcpuN   run the guest
 //!  devices ---------> Request --> Driver --+--> device workers
 //!  vCPU threads ---/   (channel)   owns    \--> payload_loader   ends before the guest starts
 //!                                  Machine
@@ -13,13 +13,22 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod call;
+mod change;
 mod driver;
 mod error;
 mod features;
+mod inspect;
+pub mod life;
+mod operate;
+mod owner;
+mod prepare;
 mod processors;
 mod syscalls;
 mod tables;
 
 pub use build::Machine;
+pub use call::{Answer, Call, Counters, Info, Node, RemoveDevice, Reply, Resize, ResizeDisk};
 pub use driver::{Driver, Options, Remote};
-pub use error::{Error, Result};
+pub use error::{Error, Kind, Result};
+pub use prepare::{check, settle};

@@ -1,24 +1,26 @@
 //! The threads that run the guest.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use config::{CoreScheduling, CpusConfig};
 use device::{Board, Power, PowerEvent};
-use hypervisor::{Exit, Kicker, Vcpu};
+use hypervisor::{Exit, Vcpu};
 use sandbox::Filter;
 
 use crate::{Error, Result};
+
+mod control;
+
+use control::Control;
 
 /// What a processor's thread needs to know.
 struct Shared {
     board: Arc<Board>,
     power: Power,
-    stop: AtomicBool,
-    kickers: Mutex<Vec<Kicker>>,
+    control: Control,
     /// Held while threads that may yet be refused their place are started: nobody runs before all have one.
     gate: Mutex<()>,
     failed: Box<dyn Fn(u32, String) + Send + Sync>,
@@ -50,8 +52,7 @@ impl Processors {
         let shared = Arc::new(Shared {
             board,
             power,
-            stop: AtomicBool::new(false),
-            kickers: Mutex::new(Vec::with_capacity(vcpus.len())),
+            control: Control::new(vcpus.len()),
             gate: Mutex::new(()),
             failed: Box::new(failed),
         });
@@ -77,6 +78,32 @@ impl Processors {
         Ok(processors)
     }
 
+    /// Stops all processors where they are. When this returns none of them runs, and nothing that the guest asked
+    /// of a device is half done.
+    ///
+    /// # Errors
+    /// [`Error::Stuck`] if one of them does not come back from what it does; then all go on.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.shared.control.pause()
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.shared.control.resume();
+    }
+
+    /// Injects a non-maskable interrupt into each of them.
+    ///
+    /// # Errors
+    /// If the hypervisor refuses, or [`Error::Stuck`].
+    pub(crate) fn nmi(&self) -> Result<()> {
+        let answers = self.shared.control.on_each(|vcpu| vcpu.inject_nmi())?;
+        for answer in answers {
+            answer?;
+        }
+        Ok(())
+    }
+
     fn spawn(
         &self,
         index: u32,
@@ -85,12 +112,14 @@ impl Processors {
         answers: Sender<Answer>,
     ) -> Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
+        let here = Presence::new(&self.shared);
         let filter = rules.filter.clone();
         let alone = rules.cpus.core_scheduling == CoreScheduling::Vcpu;
         let cpus = rules.host_cpus(index);
         std::thread::Builder::new()
             .name(thread_name(index))
             .spawn(move || {
+                let _here = here;
                 let placed = place(alone, cpus.as_deref());
                 let refused = placed.is_err();
                 // Whoever asked for a place waits for the answer; with nothing asked there is none to hear.
@@ -106,6 +135,22 @@ impl Processors {
                 }
             })
             .map_err(Error::thread(&thread_name(index)))
+    }
+}
+
+/// A processor's thread, from before its start to its end.
+struct Presence(Arc<Shared>);
+
+impl Presence {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.control.arrive();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.control.leave();
     }
 }
 
@@ -153,22 +198,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn run(&self, index: u32, mut vcpu: Box<dyn Vcpu>) {
-        let kicker = vcpu.kicker();
-        lock(&self.kickers).push(kicker);
-        // Stopping sets the flag first and kicks then, so that whoever registers too late for the kick sees
-        // the flag.
-        while !self.stop.load(Ordering::Acquire) {
+        self.control.enter(vcpu.kicker());
+        let mut rests = false;
+        while self.control.attend(index, &mut *vcpu, rests) {
+            match self.run_until_interrupted(&mut *vcpu) {
+                Ok(Stopped::Interrupted) => {}
+                Ok(Stopped::ForGood) => rests = true,
+                Err(why) => return (self.failed)(index, why),
+            }
+        }
+    }
+
+    /// Runs the guest until the processor is kicked: then nothing of the guest's is half done. A kick is never
+    /// lost, so that nobody has to look on the way whether somebody wants this thread to do something else.
+    fn run_until_interrupted(&self, vcpu: &mut dyn Vcpu) -> std::result::Result<Stopped, String> {
+        loop {
             match vcpu.run() {
+                Ok(Exit::Interrupted) => return Ok(Stopped::Interrupted),
+                // A processor that shuts down takes the machine with it, as on a board whose chipset resets on
+                // the shutdown cycle. Its thread waits to be stopped.
+                Ok(Exit::Shutdown) => {
+                    telemetry::warn!("triple fault: the machine resets");
+                    self.power.request(PowerEvent::Reset);
+                    return Ok(Stopped::ForGood);
+                }
                 Ok(exit) => {
                     if let Some(why) = self.handle(exit) {
-                        (self.failed)(index, why);
-                        return;
+                        return Err(why);
                     }
                 }
-                Err(error) => {
-                    (self.failed)(index, telemetry::chain(&error).join(": "));
-                    return;
-                }
+                Err(error) => return Err(telemetry::chain(&error).join(": ")),
             }
         }
     }
@@ -193,14 +252,7 @@ impl Shared {
                 self.board.mmio().read(address, data);
             }
             Exit::IoapicEoi(vector) => self.board.end_of_interrupt(vector),
-            // A processor that shuts down takes the machine with it, as on a board whose chipset resets on
-            // the shutdown cycle. Its thread waits to be stopped.
-            Exit::Shutdown => {
-                telemetry::warn!("triple fault: the machine resets");
-                self.power.request(PowerEvent::Reset);
-                self.wait_for_stop();
-            }
-            Exit::Interrupted | Exit::Halted => {}
+            Exit::Interrupted | Exit::Halted | Exit::Shutdown => {}
             Exit::Debug { address } => {
                 let mut why = String::from("a breakpoint without a debugger");
                 let _ = write!(why, " at {address:#x}");
@@ -210,22 +262,20 @@ impl Shared {
         }
         None
     }
+}
 
-    fn wait_for_stop(&self) {
-        while !self.stop.load(Ordering::Acquire) {
-            std::thread::park();
-        }
-    }
+/// Why a processor came back from the guest.
+enum Stopped {
+    /// Somebody kicked it.
+    Interrupted,
+    /// It shut itself down, and does not go on.
+    ForGood,
 }
 
 impl Drop for Processors {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        for kicker in lock(&self.shared.kickers).iter() {
-            kicker.kick();
-        }
+        self.shared.control.stop();
         for thread in self.threads.drain(..) {
-            thread.thread().unpark();
             // A panic of the thread aborts the process, so that there is nothing to learn here.
             let _ = thread.join();
         }

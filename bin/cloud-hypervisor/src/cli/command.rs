@@ -76,6 +76,12 @@ fn machine(help: Help) -> Vec<Arg> {
 
 fn monitor(help: Help) -> Vec<Arg> {
     vec![
+        word(
+            MONITOR,
+            "api-socket",
+            "Unix socket at which the monitor takes requests; without --kernel or --firmware it waits there for a VM",
+        )
+        .value_name("path=<path>|fd=<number>"),
         structured::<EventMonitorConfig>(help, "event-monitor").help_heading(MONITOR),
         switch(
             MONITOR,
@@ -190,6 +196,12 @@ fn switch(group: &'static str, name: &'static str, help: &'static str) -> Arg {
 /// What this build can do beyond the machine itself, as `--version -v` and the API tell it.
 const FEATURES: &[(&str, bool)] = &[("kvm", cfg!(feature = "kvm"))];
 
+/// Names of the features of this build.
+pub(crate) fn features() -> Vec<String> {
+    let built = FEATURES.iter().filter(|(_, on)| *on);
+    built.map(|(name, _)| (*name).to_owned()).collect()
+}
+
 /// What `--version` prints.
 pub(super) fn version(features: bool) -> String {
     let mut text = format!(
@@ -197,12 +209,7 @@ pub(super) fn version(features: bool) -> String {
         env!("CARGO_PKG_VERSION")
     );
     if features {
-        let names: Vec<&str> = FEATURES
-            .iter()
-            .filter(|(_, on)| *on)
-            .map(|(name, _)| *name)
-            .collect();
-        let _ = writeln!(text, "Enabled features: {names:?}");
+        let _ = writeln!(text, "Enabled features: {:?}", self::features());
     }
     text
 }

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 
 /// Their names, without dashes.
 pub const LATER: &[&str] = &[
-    "api-socket",
     "dbus-object-path",
     "dbus-service-name",
     "dbus-system-bus",

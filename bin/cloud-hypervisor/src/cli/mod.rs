@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use telemetry::log::{Format, LevelFilter};
 
+pub(crate) use command::features;
 pub use command::{Help, command};
 pub use later::LATER;
 
@@ -38,11 +39,55 @@ pub struct EventMonitorConfig {
     pub fd: Option<i32>,
 }
 
+/// Where the API is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiSocket {
+    /// At a socket that the monitor makes.
+    Path(PathBuf),
+    /// At a socket that the monitor inherited, with this number.
+    Descriptor(i32),
+}
+
+impl std::str::FromStr for ApiSocket {
+    type Err = String;
+
+    /// `path=...`, `fd=...`, or a path alone. A descriptor wins over a path.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut path = None;
+        for part in text.split(',') {
+            match part
+                .split_once('=')
+                .map(|(key, value)| (key.trim(), value.trim()))
+            {
+                Some(("fd", number)) => {
+                    let number = number.parse().map_err(|_| {
+                        format!("fd {number:?}: the number of an inherited socket is expected")
+                    })?;
+                    return Ok(Self::Descriptor(number));
+                }
+                Some(("path", value)) => path = Some(value.to_owned()),
+                // Then it is a path with such characters.
+                _ => return Ok(Self::Path(text.into())),
+            }
+        }
+        match path {
+            Some(path) if !path.is_empty() => Ok(Self::Path(path.into())),
+            _ => Err("give path=<path> or fd=<number>".into()),
+        }
+    }
+}
+
 /// What a command line asks for.
 #[derive(Debug)]
 pub struct Invocation {
-    /// The machine.
-    pub vm: VmConfig,
+    /// The machine; `None` if one is to come through the API.
+    pub vm: Option<VmConfig>,
+    /// Where the API is served, if anywhere.
+    pub api_socket: Option<ApiSocket>,
+    /// Confine the process by Landlock.
+    pub landlock: bool,
+    /// Files of the machines that come through the API.
+    pub landlock_rules: Vec<LandlockConfig>,
     /// System-call filters.
     pub seccomp: Mode,
     /// Keep the monitor when the guest powers off.
@@ -90,9 +135,13 @@ impl Invocation {
                 matches.get_count("verbose") > 0,
             )));
         }
-        check_groups(&matches)?;
+        let runs = check_groups(&matches)?;
+        let vm = vm_config(&matches)?;
         Ok(Self {
-            vm: vm_config(&matches)?,
+            landlock: vm.landlock_enable,
+            landlock_rules: vm.landlock_rules.clone().unwrap_or_default(),
+            vm: runs.then_some(vm),
+            api_socket: parse(&matches, "api-socket")?,
             seccomp: parse(&matches, "seccomp")?.unwrap_or_default(),
             no_shutdown: matches.get_flag("no-shutdown"),
             event_monitor: read(&matches, "event-monitor")?,
@@ -122,13 +171,17 @@ fn explain(error: &clap::Error, words: &[OsString]) -> Stop {
     }
 }
 
-/// A machine's options make sense only with something to run.
-fn check_groups(matches: &ArgMatches) -> Result<(), Stop> {
+/// Whether there is a machine to run. If not, one must be able to come through the API.
+fn check_groups(matches: &ArgMatches) -> Result<bool, Stop> {
     if matches.contains_id("kernel") || matches.contains_id("firmware") {
-        return Ok(());
+        return Ok(true);
+    }
+    if matches.contains_id("api-socket") {
+        return Ok(false);
     }
     Err(Stop::Usage(
-        "error: the machine has nothing to run: give --kernel or --firmware\n\n\
+        "error: the machine has nothing to run: give --kernel or --firmware, or --api-socket to be told \
+         later\n\n\
          For more information, try '--help'.\n"
             .into(),
     ))

@@ -18,6 +18,7 @@ fn machine(words: &[&str]) -> VmConfig {
     read(&all)
         .unwrap_or_else(|stop| panic!("{words:?}: {stop:?}"))
         .vm
+        .unwrap()
 }
 
 fn usage(words: &[&str]) -> String {
@@ -75,7 +76,10 @@ fn a_whole_machine() {
 #[test]
 fn equals_sign_and_order_do_not_matter() {
     let one = machine(&["--cpus=boot=3"]);
-    let two = read(&["--cpus", "boot=3", "--kernel", "k"]).unwrap().vm;
+    let two = read(&["--cpus", "boot=3", "--kernel", "k"])
+        .unwrap()
+        .vm
+        .unwrap();
     assert_eq!(one, two);
 }
 
@@ -96,6 +100,34 @@ fn repeated_values_append_and_repeated_single_options_are_wrong() {
 fn nothing_to_run_is_a_usage_error() {
     assert!(usage(&["--cpus", "boot=1"]).contains("--kernel or --firmware"));
     assert!(usage(&[]).contains("Usage:"));
+}
+
+#[test]
+fn without_a_payload_the_monitor_waits_for_one_through_the_api() {
+    let run = read(&["--api-socket", "path=/run/x", "--cpus", "boot=2"]).unwrap();
+    assert_eq!(run.vm, None);
+    assert_eq!(run.api_socket, Some(ApiSocket::Path("/run/x".into())));
+    let run = read(&["--kernel", "k", "--api-socket=/run/x"]).unwrap();
+    assert!(run.vm.is_some());
+}
+
+#[test]
+fn forms_of_the_api_socket() {
+    let path = |path: &str| Ok(ApiSocket::Path(path.into()));
+    for (text, socket) in [
+        ("path=/a", path("/a")),
+        ("/a", path("/a")),
+        ("/a,b", path("/a,b")),
+        ("file=/a", path("file=/a")),
+        ("fd=5", Ok(ApiSocket::Descriptor(5))),
+        ("path=/a,fd=5", Ok(ApiSocket::Descriptor(5))),
+    ] {
+        assert_eq!(text.parse(), socket, "{text}");
+    }
+    for text in ["fd=x", "fd=", "path=", "fd=5x"] {
+        assert!(text.parse::<ApiSocket>().is_err(), "{text}");
+    }
+    assert!(problem(&["--api-socket", "fd=x"]).starts_with("--api-socket: fd"));
 }
 
 #[test]

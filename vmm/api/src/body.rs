@@ -1,0 +1,81 @@
+//! Reads bodies. A mistake is named by its place, and a misspelt member by the one that was probably meant.
+
+use device::AnyKind;
+use machine::Call;
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Why a body is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// It is wrong. The text says where and why.
+    Body(String),
+    /// It asks for something that is not built yet.
+    Later(String),
+}
+
+impl Bad {
+    pub(crate) fn body(text: impl ToString) -> Self {
+        Self::Body(text.to_string())
+    }
+}
+
+/// Reads a body of this type.
+pub(crate) fn read<T: DeserializeOwned + JsonSchema>(body: &[u8]) -> Result<T, Bad> {
+    member("$", json(body)?)
+}
+
+/// Reads JSON of any form.
+pub(crate) fn json(body: &[u8]) -> Result<Value, Bad> {
+    serde_json::from_slice(body).map_err(Bad::body)
+}
+
+/// Reads a part of a body that is at `path`.
+pub(crate) fn member<T: DeserializeOwned + JsonSchema>(path: &str, value: Value) -> Result<T, Bad> {
+    check_members(path, &schema_for!(T), &value)?;
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let inner = error.path().to_string();
+        let at = if inner == "." {
+            path.to_owned()
+        } else {
+            format!("{path}.{inner}")
+        };
+        Bad::Body(format!("{at}: {}", error.into_inner()))
+    })
+}
+
+/// Checks that a part of a body has no members that its type does not.
+fn check_members(path: &str, schema: &Schema, value: &Value) -> Result<(), Bad> {
+    keyvalue::check_json(schema, value).map_err(|error| match error {
+        keyvalue::Error::UnknownMember {
+            path: inner,
+            suggestion,
+            known,
+        } => Bad::body(keyvalue::Error::UnknownMember {
+            path: format!("{path}{}", inner.strip_prefix('$').unwrap_or(&inner)),
+            suggestion,
+            known,
+        }),
+        other => Bad::body(other),
+    })
+}
+
+/// Checks that the configuration of a device at `path` reads; whether it makes sense is found at the boot.
+pub(crate) fn check_device(path: &str, kind: &dyn AnyKind, value: &Value) -> Result<(), Bad> {
+    check_members(path, &kind.schema(), value)?;
+    // To list its paths it has to be read, and nothing else.
+    let read = kind.paths(value).map(drop);
+    read.map_err(|problem| Bad::Body(format!("{path}: {}", problem.text)))
+}
+
+/// Reads the configuration of a device to add.
+pub(crate) fn device(endpoint: &str, member: &'static str, body: &[u8]) -> Result<Call, Bad> {
+    let kind = catalog::options().find(|(names, _)| names.field == member);
+    let Some((_, kind)) = kind else {
+        return Err(Bad::Later(endpoint.to_owned()));
+    };
+    let config = json(body)?;
+    check_device("$", kind, &config)?;
+    Ok(Call::AddDevice { member, config })
+}

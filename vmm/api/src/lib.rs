@@ -1,0 +1,100 @@
+//! What the monitor's users can ask, whatever carries it: the table of endpoints, the bodies, the status of each
+//! answer.
+//!
+//! [`ENDPOINTS`] is the whole of the API. [`Api`] reads a [`Request`], hands it to the driver of `machine` and turns
+//! the answer, or the chain of errors, into a [`Response`]. It never waits: the answer comes through a function.
+#![forbid(unsafe_code)]
+
+mod body;
+mod create;
+mod endpoint;
+mod response;
+
+use std::os::fd::OwnedFd;
+
+use machine::{Call, Remote, Reply};
+
+pub use body::Bad;
+pub use create::vm_config;
+pub use endpoint::{ENDPOINTS, Endpoint, Method, PREFIX, find};
+pub use response::{Ping, Response};
+
+use endpoint::Takes;
+
+/// What a user asks.
+#[derive(Debug)]
+pub struct Request {
+    /// How.
+    pub method: Method,
+    /// Path from the root, without a query: `/api/v1/vm.info`.
+    pub path: String,
+    /// The body; empty if there is none.
+    pub body: Vec<u8>,
+    /// Descriptors that came with it. Those that no endpoint takes are closed.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Where the answer goes. It is called once and must not block.
+pub type Respond = Box<dyn FnOnce(Response) + Send>;
+
+/// Answers requests.
+pub trait Handler: Send + Sync {
+    /// Sees to it that `respond` is called, now or later, on any thread. Does not wait.
+    fn serve(&self, request: Request, respond: Respond);
+}
+
+/// The API of one monitor.
+#[derive(Debug)]
+pub struct Api {
+    remote: Remote,
+    ping: Ping,
+}
+
+impl Api {
+    /// Asks the driver at the end of `remote`; `ping` is the answer to `vmm.ping`.
+    #[must_use]
+    pub fn new(remote: Remote, ping: Ping) -> Self {
+        Self { remote, ping }
+    }
+
+    /// What the request asks of the driver, or the answer if it asks nothing of it.
+    fn read(&self, request: &Request) -> Result<(Call, u16), Response> {
+        let endpoint = find(&request.path).ok_or_else(Response::not_found)?;
+        if endpoint.method != request.method {
+            return Err(Response::bad_request());
+        }
+        match endpoint.takes {
+            Takes::Ping => Err(Response::ok(&self.ping)),
+            Takes::Later => Err(Response::later(endpoint.name)),
+            Takes::Anything(call) => Ok((call(), 200)),
+            Takes::Nothing(call) if request.body.is_empty() => Ok((call(), 204)),
+            Takes::Nothing(_) => Err(Response::bad_request()),
+            Takes::Json(_) if request.body.is_empty() => Err(Response::empty(400)),
+            Takes::Json(read) => match read(&request.body) {
+                Ok(call) => Ok((call, 204)),
+                Err(Bad::Later(what)) => Err(Response::later(&what)),
+                Err(Bad::Body(text)) => Err(Response::bad_body(&text)),
+            },
+        }
+    }
+}
+
+impl Handler for Api {
+    fn serve(&self, request: Request, respond: Respond) {
+        match self.read(&request) {
+            Ok((call, status)) => {
+                let reply = Reply::new(move |answer| {
+                    respond(match answer {
+                        Ok(answer) => Response::done(answer, status),
+                        Err(error) => Response::failed(&error),
+                    });
+                });
+                self.remote.call(call, reply);
+            }
+            Err(response) => respond(response),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn create(body: &Value) -> Result<config::VmConfig, Bad> {
+    vm_config(&serde_json::to_vec(body).unwrap())
+}
+
+fn mistake(body: &Value) -> String {
+    match create(body) {
+        Err(Bad::Body(text)) => text,
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+#[test]
+fn names_are_unique() {
+    let names: HashSet<_> = ENDPOINTS.iter().map(|endpoint| endpoint.name).collect();
+    assert_eq!(names.len(), ENDPOINTS.len());
+    for endpoint in ENDPOINTS {
+        let path = format!("{PREFIX}{}", endpoint.name);
+        assert_eq!(find(&path).unwrap().name, endpoint.name);
+    }
+    for path in [
+        "/api/v1/",
+        "/api/v1",
+        "vm.info",
+        "/api/v2/vm.info",
+        "/api/v1/vm.info?x",
+    ] {
+        assert!(find(path).is_none(), "{path}");
+    }
+}
+
+#[test]
+fn a_machine_is_read_and_what_is_null_is_not_there() {
+    let config = create(&json!({
+        "cpus": {"boot_vcpus": 2, "max_vcpus": 4},
+        "memory": {"size": 1 << 30},
+        "payload": {"kernel": "/k", "cmdline": null},
+        "platform": null,
+        "serial": {"mode": "Tty"},
+        "tpm": null,
+        "numa": [],
+        "iommu": false,
+    }))
+    .unwrap();
+    assert_eq!(config.cpus.boot_vcpus, 2);
+    assert_eq!(config.memory.size.0, 1 << 30);
+    assert_eq!(config.payload.unwrap().kernel.unwrap().to_str(), Some("/k"));
+    let devices: Vec<&String> = config.devices.keys().collect();
+    assert_eq!(devices, ["serial"]);
+}
+
+#[test]
+fn mistakes_are_named_by_their_place() {
+    for (body, parts) in [
+        (
+            json!({"cpus": {"bot_vcpus": 1}}),
+            ["$.cpus.bot_vcpus", "boot_vcpus"],
+        ),
+        (json!({"serail": {"mode": "Tty"}}), ["$.serail", "serial"]),
+        (json!({"serial": {"mod": "Tty"}}), ["$.serial.mod", "mode"]),
+        (json!({"serial": {"mode": "tty"}}), ["$.serial: ", "Tty"]),
+        (
+            json!({"cpus": {"boot_vcpus": "2"}}),
+            ["$.cpus.boot_vcpus: ", "invalid type"],
+        ),
+        (json!({"memory": {"size": -1}}), ["$.memory.size: ", "-1"]),
+        (json!({"serial": [{"mode": "Tty"}]}), ["$.serial", ""]),
+        (json!([]), ["$: ", "object"]),
+    ] {
+        let text = mistake(&body);
+        for part in parts {
+            assert!(text.contains(part), "{body}: {text}");
+        }
+    }
+    assert!(matches!(vm_config(b"{"), Err(Bad::Body(_))));
+}
+
+#[test]
+fn what_is_not_built_yet_is_named() {
+    assert_eq!(
+        create(&json!({"tpm": {"socket": "/s"}})),
+        Err(Bad::Later("member \"tpm\"".into()))
+    );
+}
+
+#[test]
+fn bodies_of_other_calls() {
+    let read = |name: &str, body: &str| match find(&format!("{PREFIX}{name}")).unwrap().takes {
+        Takes::Json(read) => read(body.as_bytes()),
+        other => panic!("{other:?}"),
+    };
+    let resize = machine::Resize {
+        desired_vcpus: Some(2),
+        ..machine::Resize::default()
+    };
+    assert_eq!(
+        read("vm.resize", r#"{"desired_vcpus":2,"desired_ram":null}"#),
+        Ok(Call::Resize(resize))
+    );
+    let text = |result: Result<Call, Bad>| match result {
+        Err(Bad::Body(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let wrong = text(read("vm.resize", r#"{"desired_rma":1}"#));
+    assert!(
+        wrong.contains("$.desired_rma") && wrong.contains("desired_ram"),
+        "{wrong}"
+    );
+    let missing = text(read("vm.resize-disk", r#"{"id":"_disk0"}"#));
+    assert!(missing.contains("desired_size"), "{missing}");
+    assert_eq!(read("vm.add-fs", "{}"), Err(Bad::Later("vm.add-fs".into())));
+}
+
+#[test]
+fn the_status_says_what_kind_of_failure_it_is() {
+    use machine::life::Refusal;
+    let status = |error: machine::Error| Response::failed(&error).status;
+    assert_eq!(status(Refusal::Absent.into()), 404);
+    assert_eq!(status(Refusal::NotStarted.into()), 500);
+    assert_eq!(status(machine::Error::Later("it")), 501);
+    assert_eq!(status(machine::Error::Ending), 500);
+    let body = Response::failed(&Refusal::NotPaused.into()).body;
+    assert_eq!(body, br#"["Error from API","the VM is not paused"]"#);
+}

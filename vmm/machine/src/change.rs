@@ -1,0 +1,183 @@
+//! Changes of a machine's configuration, before it is booted and while it runs.
+
+use config::{Problem, VmConfig};
+use serde_json::{Value, json};
+use telemetry::event;
+
+use crate::build::Machine;
+use crate::{Error, Resize, Result, prepare};
+
+/// Member of the configuration that `desired_balloon` is about.
+const BALLOON: &str = "balloon";
+
+/// Changes how many processors or how much memory it has. Nothing is changed if anything is refused.
+pub(crate) fn resize(
+    config: &mut VmConfig,
+    machine: Option<&mut Machine>,
+    wish: Resize,
+) -> Result<()> {
+    let max = config.cpus.max();
+    if let Some(vcpus) = wish.desired_vcpus.filter(|n| !(1..=max).contains(n)) {
+        let text = format!("{vcpus}: the VM can have from 1 to {max} processors (cpus.max_vcpus)");
+        return Err(Problem::new("desired_vcpus", text).into());
+    }
+    if machine.is_some() {
+        let vcpus = wish.desired_vcpus.filter(|n| *n != config.cpus.boot_vcpus);
+        if vcpus.is_some() {
+            return Err(Error::Later("changing the processors of a running VM"));
+        }
+        let ram = wish.desired_ram.filter(|n| *n != config.memory.size.0);
+        if ram.is_some() {
+            return Err(Error::Later("changing the memory of a running VM"));
+        }
+    }
+    event!("vm", "resizing");
+    if let Some(size) = wish.desired_balloon {
+        let id = balloon(config).ok_or_else(|| {
+            Problem::new(
+                "desired_balloon",
+                "the VM has no balloon (member \"balloon\", option --balloon)",
+            )
+        })?;
+        if let Some(machine) = machine {
+            machine.update(&id, json!({ "size": size }))?;
+        }
+        if let Some(balloon) = config
+            .devices
+            .get_mut(BALLOON)
+            .and_then(Value::as_object_mut)
+        {
+            balloon.insert("size".into(), size.into());
+        }
+    }
+    if let Some(vcpus) = wish.desired_vcpus {
+        config.cpus.boot_vcpus = vcpus;
+    }
+    if let Some(size) = wish.desired_ram {
+        config.memory.size.0 = size;
+    }
+    event!("vm", "resized");
+    Ok(())
+}
+
+/// The id of the machine's balloon.
+fn balloon(config: &VmConfig) -> Option<String> {
+    let is_it = |names: device::Names| names.option.is_some_and(|option| option.field == BALLOON);
+    let mut plan = catalog::plan(&config.devices).into_iter();
+    plan.find(|planned| is_it(planned.kind.names()))
+        .map(|planned| planned.id)
+}
+
+/// Gives the machine one device more, at its next boot.
+pub(crate) fn add_device(
+    config: &mut VmConfig,
+    machine: Option<&mut Machine>,
+    member: &'static str,
+    device: Value,
+) -> Result<()> {
+    if machine.is_some() {
+        return Err(Error::Later("adding a device to a running VM"));
+    }
+    let mut changed = config.clone();
+    let devices = &mut changed.devices;
+    match devices.entry(member).or_insert(Value::Null) {
+        Value::Array(list) => list.push(device),
+        none @ Value::Null if catalog::is_list(member) => *none = Value::Array(vec![device]),
+        none @ Value::Null => *none = device,
+        _ => {
+            let text = "the VM has one already, and cannot have two";
+            return Err(Problem::new(member, text).into());
+        }
+    }
+    catalog::settle(devices);
+    prepare::check_devices(&changed)?;
+    *config = changed;
+    Ok(())
+}
+
+/// Takes a device away, before the next boot.
+pub(crate) fn remove_device(
+    config: &mut VmConfig,
+    machine: Option<&mut Machine>,
+    id: &str,
+) -> Result<()> {
+    if machine.is_some() {
+        return Err(Error::Later("removing a device from a running VM"));
+    }
+    if catalog::remove(&mut config.devices, id) {
+        Ok(())
+    } else {
+        Err(Error::NoDevice(id.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> VmConfig {
+        let mut config = VmConfig::default();
+        config.cpus.max_vcpus = Some(4);
+        prepare::settle(&mut config);
+        config
+    }
+
+    #[test]
+    fn before_the_boot_sizes_are_changed_in_the_configuration() {
+        let mut config = config();
+        let wish = Resize {
+            desired_vcpus: Some(3),
+            desired_ram: Some(1 << 30),
+            desired_balloon: None,
+        };
+        resize(&mut config, None, wish).unwrap();
+        assert_eq!(config.cpus.boot_vcpus, 3);
+        assert_eq!(config.memory.size.0, 1 << 30);
+        resize(&mut config, None, Resize::default()).unwrap();
+        assert_eq!(config.cpus.boot_vcpus, 3);
+    }
+
+    #[test]
+    fn impossible_sizes_change_nothing() {
+        let before = config();
+        for wish in [
+            Resize {
+                desired_vcpus: Some(0),
+                desired_ram: Some(1 << 30),
+                ..Resize::default()
+            },
+            Resize {
+                desired_vcpus: Some(5),
+                ..Resize::default()
+            },
+            Resize {
+                desired_balloon: Some(1 << 20),
+                desired_vcpus: Some(2),
+                ..Resize::default()
+            },
+        ] {
+            let mut config = before.clone();
+            assert!(resize(&mut config, None, wish).is_err(), "{wish:?}");
+            assert_eq!(config, before, "{wish:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_refused_changes_nothing() {
+        let mut config = config();
+        let before = config.clone();
+        // There is one by default, and it is the only one.
+        let error = add_device(&mut config, None, "rng", json!({"src": "/dev/random"}));
+        assert!(error.unwrap_err().to_string().contains("one already"));
+        assert_eq!(config, before);
+    }
+
+    #[test]
+    fn a_device_is_removed_by_its_id() {
+        let mut config = config();
+        remove_device(&mut config, None, "__rng").unwrap();
+        assert!(!config.devices.contains_key("rng"));
+        let error = remove_device(&mut config, None, "__rng").unwrap_err();
+        assert!(error.to_string().contains("__rng"), "{error}");
+    }
+}

@@ -1,0 +1,114 @@
+//! What `vm.info` and `vm.counters` tell.
+
+use std::collections::BTreeMap;
+
+use config::VmConfig;
+use serde_json::{Value, json};
+
+use crate::build::Machine;
+use crate::{Counters, Info, Node};
+
+/// Everything about a machine that may not be built.
+pub(crate) fn info(config: &VmConfig, machine: Option<&Machine>, state: &'static str) -> Info {
+    let mut config = config.clone();
+    let decided = machine.map(Machine::decided).unwrap_or_default();
+    for (id, members) in decided {
+        if let Some(device) = catalog::config_of(&mut config.devices, &id) {
+            merge(device, members);
+        }
+    }
+    let size = config.memory.size.0;
+    Info {
+        memory_actual_size: machine.map_or(size, |machine| size.saturating_sub(machine.withheld())),
+        device_tree: machine.map(device_tree),
+        config,
+        state,
+    }
+}
+
+fn merge(device: &mut Value, members: Value) {
+    if let (Some(device), Value::Object(members)) = (device.as_object_mut(), members) {
+        device.extend(members);
+    }
+}
+
+/// Prefix of the node that holds a virtio device's place on PCI.
+const TRANSPORT: &str = "_virtio-pci-";
+
+fn device_tree(machine: &Machine) -> BTreeMap<String, Node> {
+    let mut tree = BTreeMap::new();
+    for (id, place) in machine.places() {
+        let mut node = Node {
+            id: id.to_owned(),
+            ..Node::default()
+        };
+        if let Some(place) = place {
+            let transport = format!("{TRANSPORT}{id}");
+            node.parent = Some(transport.clone());
+            let parent = Node {
+                id: transport.clone(),
+                resources: place.bars.iter().map(bar).collect(),
+                children: vec![id.to_owned()],
+                pci_bdf: Some(place.address),
+                ..Node::default()
+            };
+            tree.insert(transport, parent);
+        }
+        tree.insert(id.to_owned(), node);
+    }
+    tree
+}
+
+fn bar(bar: &device::PciBar) -> Value {
+    let kind = if bar.wide { "Mmio64" } else { "Mmio32" };
+    json!({"PciBar": {
+        "index": bar.index, "base": bar.base, "size": bar.size, "type_": kind, "prefetchable": bar.prefetchable,
+    }})
+}
+
+/// Devices that count nothing are not there.
+pub(crate) fn counters<'a>(
+    devices: impl Iterator<Item = (&'a str, Vec<(&'static str, u64)>)>,
+) -> Counters {
+    let named = |(name, value): (&str, u64)| (name.to_owned(), value);
+    devices
+        .filter(|(_, counted)| !counted.is_empty())
+        .map(|(id, counted)| (id.to_owned(), counted.into_iter().map(named).collect()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_the_boot_there_is_no_tree() {
+        let mut config = VmConfig::default();
+        crate::settle(&mut config);
+        let info = info(&config, None, "Created");
+        assert_eq!(info.memory_actual_size, 512 << 20);
+        let json = serde_json::to_value(&info).unwrap();
+        assert_eq!(json["state"], "Created");
+        assert!(json.get("device_tree").is_none());
+        assert_eq!(json["config"]["rng"]["src"], "/dev/urandom");
+    }
+
+    #[test]
+    fn what_was_decided_replaces_and_adds_members() {
+        let mut device = json!({"mode": "Pty", "file": null});
+        merge(&mut device, json!({"file": "/dev/pts/3"}));
+        assert_eq!(device, json!({"mode": "Pty", "file": "/dev/pts/3"}));
+        merge(&mut device, json!(7));
+        assert_eq!(device["mode"], "Pty");
+    }
+
+    #[test]
+    fn only_devices_that_count_are_listed() {
+        let devices = [("__rng", vec![]), ("_disk0", vec![("read_ops", 3)])];
+        let counters = counters(devices.into_iter());
+        assert_eq!(
+            serde_json::to_value(counters).unwrap(),
+            json!({"_disk0": {"read_ops": 3}})
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! What the driver thread does: it serves requests, one at a time, and moves the machine through its life.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use config::{CoreScheduling, Problem, VmConfig};
+use device::{Power, PowerEvent};
+use hypervisor::Hypervisor;
+use sandbox::Filter;
+use telemetry::event;
+
+use crate::build::{Legacy, Machine, Reports};
+use crate::driver::{Driver, Options, Remote, Report, Request};
+use crate::features::Features;
+use crate::life::{self, Act, State};
+use crate::{Answer, Call, Error, Reply, Result, change, prepare, syscalls};
+
+/// The thread's belongings.
+pub(crate) struct Owner {
+    features: Arc<Features>,
+    hypervisor: Arc<dyn Hypervisor>,
+    options: Options,
+    remote: Remote,
+    /// Machines built so far: the number of the current one.
+    built: u64,
+    state: State,
+    config: Option<VmConfig>,
+    machine: Option<Machine>,
+    /// What the guest asked for just before it was paused: it happens when it goes on.
+    postponed: Option<PowerEvent>,
+}
+
+impl Owner {
+    pub(crate) fn new(
+        features: Arc<Features>,
+        hypervisor: Arc<dyn Hypervisor>,
+        options: Options,
+        remote: Remote,
+    ) -> Self {
+        Self {
+            features,
+            hypervisor,
+            options,
+            remote,
+            built: 0,
+            state: State::Absent,
+            config: None,
+            machine: None,
+            postponed: None,
+        }
+    }
+
+    /// Serves requests until the monitor is to end.
+    pub(crate) fn run(
+        mut self,
+        config: Option<VmConfig>,
+        requests: &Receiver<Request>,
+    ) -> Result<()> {
+        let filter = Filter::compile(self.options.seccomp, &syscalls::driver())
+            .map_err(Error::confine(Driver::THREAD))?;
+        if let Some(config) = &config {
+            self.schedule_cores(config)?;
+        }
+        filter.apply().map_err(Error::confine(Driver::THREAD))?;
+        if config.is_some() {
+            self.config = config;
+            self.state = State::Created;
+            self.boot()?;
+        }
+        while let Ok(request) = requests.recv() {
+            let go_on = match request {
+                Request::Call(Call::StopMonitor, reply) => {
+                    self.take_down();
+                    reply.send(Ok(Answer::Done));
+                    ControlFlow::Break(())
+                }
+                Request::Call(call, reply) => self.serve(call, reply)?,
+                Request::Machine(number, _) if number != self.built => ControlFlow::Continue(()),
+                Request::Machine(_, report) => self.hear(report)?,
+                Request::Stop => ControlFlow::Break(()),
+            };
+            if go_on.is_break() {
+                break;
+            }
+        }
+        self.take_down();
+        event!("vmm", "shutdown");
+        Ok(())
+    }
+
+    /// Does what a user asks for. The error of the monitor's end is what a guest's postponed wish led to.
+    fn serve(&mut self, call: Call, reply: Reply) -> Result<ControlFlow<()>> {
+        reply.send(self.answer(call));
+        match self.postponed.take_if(|_| self.state != State::Paused) {
+            Some(wish) if self.state == State::Running => self.power(wish),
+            _ => Ok(ControlFlow::Continue(())),
+        }
+    }
+
+    fn hear(&mut self, report: Report) -> Result<ControlFlow<()>> {
+        match report {
+            Report::Power(wish) if self.state == State::Paused => self.postponed = Some(wish),
+            Report::Power(wish) => return self.power(wish),
+            Report::Attend(id) => {
+                if let Some(machine) = &mut self.machine {
+                    machine.attend(&id);
+                }
+            }
+            Report::Failed { index, why } => return Err(Error::ProcessorFailed { index, why }),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The guest's own wish.
+    fn power(&mut self, wish: PowerEvent) -> Result<ControlFlow<()>> {
+        match wish {
+            PowerEvent::Reset => self.reboot()?,
+            PowerEvent::Off => {
+                self.take_down();
+                self.state = State::ShutDown;
+                event!("vm", "shutdown");
+                if !self.options.stay_after_power_off {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn answer(&mut self, call: Call) -> Result<Answer> {
+        match call {
+            Call::Create(config) => self.create(*config)?,
+            Call::Delete => self.delete(),
+            Call::Boot => self.boot()?,
+            Call::Shutdown => {
+                let next = life::after(self.state, Act::Shutdown)?;
+                self.take_down();
+                self.state = next;
+                event!("vm", "shutdown");
+            }
+            Call::Reboot => {
+                life::after(self.state, Act::Reboot)?;
+                self.reboot()?;
+            }
+            Call::Pause => self.pause()?,
+            Call::Resume => self.resume()?,
+            Call::PowerButton => self.running()?.press_power_button()?,
+            Call::Nmi => self.running()?.nmi()?,
+            Call::Counters => return Ok(Answer::Counters(self.running()?.counters())),
+            Call::Info => return self.info(),
+            Call::Resize(resize) => {
+                let (config, machine) = self.configured()?;
+                change::resize(config, machine, resize)?;
+            }
+            Call::ResizeDisk(wish) => {
+                self.configured()?;
+                self.running()?.resize_disk(&wish)?;
+            }
+            Call::AddDevice { member, config } => {
+                let (whole, machine) = self.configured()?;
+                change::add_device(whole, machine, member, config)?;
+            }
+            Call::RemoveDevice(wish) => {
+                let (config, machine) = self.configured()?;
+                change::remove_device(config, machine, &wish.id)?;
+            }
+            Call::StopMonitor => {}
+        }
+        Ok(Answer::Done)
+    }
+
+    /// The machine, if it runs or is paused.
+    fn running(&mut self) -> Result<&mut Machine> {
+        life::after(self.state, Act::Use)?;
+        self.machine.as_mut().ok_or(Error::Ending)
+    }
+
+    /// The configuration, if there is one, and the machine that was built from it.
+    fn configured(&mut self) -> Result<(&mut VmConfig, Option<&mut Machine>)> {
+        life::after(self.state, Act::Configure)?;
+        let config = self.config.as_mut().ok_or(Error::Ending)?;
+        Ok((config, self.machine.as_mut()))
+    }
+
+    fn create(&mut self, mut config: VmConfig) -> Result<()> {
+        let next = life::after(self.state, Act::Create)?;
+        prepare::settle(&mut config);
+        self.config = Some(config);
+        self.state = next;
+        Ok(())
+    }
+
+    fn delete(&mut self) {
+        if self.take_down() {
+            event!("vm", "shutdown");
+        }
+        if self.config.take().is_some() {
+            event!("vm", "deleted");
+        }
+        self.state = State::Absent;
+    }
+
+    fn boot(&mut self) -> Result<()> {
+        let next = life::after(self.state, Act::Boot)?;
+        event!("vm", "booting");
+        self.machine = Some(self.build(Legacy::default())?);
+        self.state = next;
+        event!("vm", "booted");
+        Ok(())
+    }
+
+    fn reboot(&mut self) -> Result<()> {
+        event!("vm", "rebooting");
+        let legacy = self.machine.take().map(Machine::leave).unwrap_or_default();
+        self.postponed = None;
+        // Until the new one is there.
+        self.state = State::ShutDown;
+        self.machine = Some(self.build(legacy)?);
+        self.state = State::Running;
+        event!("vm", "rebooted");
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        let next = life::after(self.state, Act::Pause)?;
+        event!("vm", "pausing");
+        self.running()?.pause()?;
+        self.state = next;
+        event!("vm", "paused");
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        let next = life::after(self.state, Act::Resume)?;
+        event!("vm", "resuming");
+        self.running()?.resume()?;
+        self.state = next;
+        event!("vm", "resumed");
+        Ok(())
+    }
+
+    fn info(&mut self) -> Result<Answer> {
+        let state = self.state.name();
+        let (config, machine) = self.configured()?;
+        let machine = machine.map(|machine| &*machine);
+        Ok(Answer::Info(Box::new(crate::inspect::info(
+            config, machine, state,
+        ))))
+    }
+
+    /// Takes the machine apart. Whether there was one.
+    fn take_down(&mut self) -> bool {
+        self.postponed = None;
+        self.machine.take().is_some()
+    }
+
+    /// All threads of the machine inherit this one's cookie.
+    fn schedule_cores(&self, config: &VmConfig) -> Result<()> {
+        if config.cpus.core_scheduling != CoreScheduling::Vm {
+            return Ok(());
+        }
+        match sandbox::core_scheduling(sandbox::CoreScope::CreateThread) {
+            Err(sandbox::Error::CoreSchedulingUnavailable) => {
+                telemetry::info!(
+                    "the host's kernel has no core scheduling: core_scheduling=vm has no effect"
+                );
+                Ok(())
+            }
+            other => other.map_err(Error::confine(Driver::THREAD)),
+        }
+    }
+
+    fn build(&mut self, mut legacy: Legacy) -> Result<Machine> {
+        let Some(config) = self.config.as_ref() else {
+            return Err(life::Refusal::Absent.into());
+        };
+        prepare::check(config)?;
+        if config.landlock_enable && !self.options.landlock {
+            return Err(Problem::new("landlock_enable", NO_LANDLOCK).into());
+        }
+        self.built += 1;
+        let number = self.built;
+        if number > 1 {
+            self.schedule_cores(config)?;
+        }
+        let report = self.remote.reporter(number);
+        let power = Power::new(move |event| report(Report::Power(event)));
+        let report = self.remote.reporter(number);
+        let attention = Box::new(move |id: &str| report(Report::Attend(id.to_owned())));
+        let report = self.remote.reporter(number);
+        let failed = Box::new(move |index, why| report(Report::Failed { index, why }));
+        Machine::build(
+            config,
+            &*self.hypervisor,
+            &self.features,
+            self.options.seccomp,
+            Reports {
+                power,
+                attention,
+                failed,
+            },
+            &mut legacy,
+        )
+    }
+}
+
+/// Why a machine that asks for Landlock through the API is not started.
+const NO_LANDLOCK: &str = "a process can be confined only before it starts other threads: \
+    start the monitor with --landlock, and --landlock-rules for the files of its VMs";

@@ -1,0 +1,185 @@
+//! How the machine's owner makes processors' threads stop, pause, go on, or do something in between.
+//!
+//! A thread looks here when it was kicked out of the guest, and nowhere else: what is wanted is written down under
+//! the lock before the kick, so that whoever comes too late for the kick finds it at its start.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use hypervisor::{Kicker, Vcpu};
+
+use super::lock;
+use crate::{Error, Result};
+
+/// How long a processor may take to come out of the guest and of the device that it talks to. It takes
+/// microseconds, unless a device waits for something that does not come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Something to be done on a processor's own thread.
+type Job = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
+
+#[derive(Default)]
+struct Wishes {
+    stop: bool,
+    pause: bool,
+    /// Threads there are, and of these the ones that stand still.
+    present: usize,
+    parked: usize,
+    kickers: Vec<Kicker>,
+    jobs: Vec<VecDeque<Job>>,
+}
+
+pub(super) struct Control {
+    wishes: Mutex<Wishes>,
+    changed: Condvar,
+}
+
+impl Control {
+    pub(super) fn new(processors: usize) -> Self {
+        Self {
+            wishes: Mutex::new(Wishes {
+                kickers: Vec::with_capacity(processors),
+                jobs: (0..processors).map(|_| VecDeque::new()).collect(),
+                ..Wishes::default()
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// A thread is about to start.
+    pub(super) fn arrive(&self) {
+        lock(&self.wishes).present += 1;
+    }
+
+    /// A thread ends.
+    pub(super) fn leave(&self) {
+        lock(&self.wishes).present -= 1;
+        self.changed.notify_all();
+    }
+
+    /// A thread can be kicked from here on.
+    pub(super) fn enter(&self, kicker: Kicker) {
+        lock(&self.wishes).kickers.push(kicker);
+    }
+
+    /// On a processor's thread: does what is wanted of it. `false`: end. With `rests` it returns only then.
+    pub(super) fn attend(&self, index: u32, vcpu: &mut dyn Vcpu, rests: bool) -> bool {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let mut wishes = lock(&self.wishes);
+        let mut parked = false;
+        while !wishes.stop {
+            if let Some(job) = wishes.jobs.get_mut(index).and_then(VecDeque::pop_front) {
+                drop(wishes);
+                job(vcpu);
+                wishes = lock(&self.wishes);
+                continue;
+            }
+            match (wishes.pause, parked) {
+                (true, false) => {
+                    parked = true;
+                    wishes.parked += 1;
+                    self.changed.notify_all();
+                }
+                (false, true) => {
+                    parked = false;
+                    wishes.parked -= 1;
+                    drop(wishes);
+                    tell_of_pause(vcpu);
+                    wishes = lock(&self.wishes);
+                }
+                (false, false) if !rests => return true,
+                _ => {
+                    wishes = self
+                        .changed
+                        .wait(wishes)
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+            }
+        }
+        if parked {
+            wishes.parked -= 1;
+        }
+        false
+    }
+
+    fn wake(&self, wishes: &Wishes) {
+        for kicker in &wishes.kickers {
+            kicker.kick();
+        }
+        self.changed.notify_all();
+    }
+
+    pub(super) fn stop(&self) {
+        let mut wishes = lock(&self.wishes);
+        wishes.stop = true;
+        self.wake(&wishes);
+    }
+
+    /// Returns when all stand still. See [`super::Processors::pause`].
+    pub(super) fn pause(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut wishes = lock(&self.wishes);
+        wishes.pause = true;
+        self.wake(&wishes);
+        while wishes.parked < wishes.present {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let stuck = wishes.present - wishes.parked;
+                wishes.pause = false;
+                self.changed.notify_all();
+                return Err(Error::Stuck(stuck));
+            }
+            wishes = self
+                .changed
+                .wait_timeout(wishes, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .0;
+        }
+        Ok(())
+    }
+
+    pub(super) fn resume(&self) {
+        lock(&self.wishes).pause = false;
+        self.changed.notify_all();
+    }
+
+    /// Has `job` done on each processor's thread, whether they run or stand still, and gathers what they say.
+    pub(super) fn on_each<T: Send + 'static>(
+        &self,
+        job: impl Fn(&mut dyn Vcpu) -> T + Send + Sync + 'static,
+    ) -> Result<Vec<T>> {
+        let job = Arc::new(job);
+        let (sender, answers) = channel();
+        let mut wishes = lock(&self.wishes);
+        let count = wishes.jobs.len();
+        for queue in &mut wishes.jobs {
+            let (job, sender) = (Arc::clone(&job), sender.clone());
+            queue.push_back(Box::new(move |vcpu| {
+                // Whoever asked may have run out of patience.
+                let _ = sender.send(job(vcpu));
+            }));
+        }
+        self.wake(&wishes);
+        drop(wishes);
+        let deadline = Instant::now() + PATIENCE;
+        let mut gathered = Vec::with_capacity(count);
+        for missing in (1..=count).rev() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = answers.recv_timeout(left);
+            gathered.push(answer.map_err(|_| Error::Stuck(missing))?);
+        }
+        Ok(gathered)
+    }
+}
+
+/// Keeps the guest's watchdogs from taking the pause for a hang.
+fn tell_of_pause(vcpu: &mut dyn Vcpu) {
+    if let Err(error) = vcpu.notify_paused() {
+        telemetry::warn!(
+            "the guest is not told that it was paused: {}",
+            telemetry::chain(&error).join(": ")
+        );
+    }
+}
