@@ -7,7 +7,7 @@ use reactor::{Interest, Readiness, Sources, Token, Worker};
 use virtio::{Chain, Error, Ring};
 
 /// Takes what was written until now to the disk.
-pub type Sync = Box<dyn FnMut() -> io::Result<()> + Send>;
+pub type Flush = Box<dyn FnMut() -> io::Result<()> + Send>;
 
 /// The type of request that there is.
 const FLUSH: u32 = 0;
@@ -19,13 +19,13 @@ const FAILED: u32 = u32::MAX;
 /// last of them was made was written before that call.
 pub(crate) struct Flusher {
     ring: Ring,
-    sync: Sync,
+    sync: Flush,
     /// Requests of this round, with what is to be answered if the flush succeeds.
     waiting: Vec<(Chain, u32)>,
 }
 
 impl Flusher {
-    pub(crate) fn new(ring: Ring, sync: Sync) -> Self {
+    pub(crate) fn new(ring: Ring, sync: Flush) -> Self {
         Self {
             ring,
             sync,
@@ -33,7 +33,7 @@ impl Flusher {
         }
     }
 
-    pub(crate) fn into_parts(self) -> (Ring, Sync) {
+    pub(crate) fn into_parts(self) -> (Ring, Flush) {
         (self.ring, self.sync)
     }
 

@@ -42,7 +42,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use virtio::{Environment, OverPci, PciOptions};
 
-pub use flush::Sync;
+pub use flush::Flush;
 pub use medium::Medium;
 pub use place::{Map, Place};
 pub use pmem::Pmem;

@@ -9,7 +9,7 @@ use reactor::Task;
 use sandbox::Filter;
 use virtio::{Class, Identity, Ring, VirtioDevice};
 
-use crate::flush::{Flusher, Sync};
+use crate::flush::{Flush, Flusher};
 use crate::state::{PmemState, VERSION};
 use crate::{Medium, PersistentMemory, Place};
 
@@ -26,7 +26,7 @@ pub struct Pmem {
     thread: String,
     rules: Filter,
     /// Takes the medium's contents to the disk, while no worker does.
-    sync: Option<Sync>,
+    sync: Option<Flush>,
     task: Option<Task<Flusher>>,
 }
 
@@ -48,7 +48,7 @@ impl Pmem {
 
     /// Flushes otherwise.
     #[cfg(test)]
-    pub(crate) fn with_sync(mut self, sync: Sync) -> Self {
+    pub(crate) fn with_sync(mut self, sync: Flush) -> Self {
         self.sync = Some(sync);
         self
     }
