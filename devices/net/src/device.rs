@@ -35,6 +35,8 @@ pub(crate) const KIND: &str = "net";
 enum Role {
     Of(usize, Side),
     Control,
+    /// A driver set it up without the features that give it a meaning.
+    Nobodys,
 }
 
 /// A network device without its transport.
@@ -45,6 +47,8 @@ pub struct Network {
     control: QueueTask<Control>,
     /// By index, of queues that run: it depends on the features.
     roles: Vec<Option<Role>>,
+    /// By index, rings of queues that are nobody's.
+    idle: Vec<Option<Ring>>,
     features: u64,
     queue_size: u16,
     /// A copy of a device that worked elsewhere: neighbours are to learn of it.
@@ -77,6 +81,7 @@ impl Network {
         Ok(Self {
             control: QueueTask::new(format!("{id}_ctrl"), rules.clone(), control),
             roles: vec![None; 2 * pairs.len() + 1],
+            idle: (0..=2 * pairs.len()).map(|_| None).collect(),
             pairs,
             features: parts.features,
             queue_size: parts.queue_size,
@@ -87,7 +92,7 @@ impl Network {
 
     /// Queues of pairs come first; the control queue is the last of those that the driver knows of
     /// (VIRTIO 1.3, 5.1.2).
-    fn role(&self, index: u16, features: u64) -> Option<Role> {
+    fn role(&self, index: u16, features: u64) -> Role {
         let pairs = match features & feature::MQ {
             0 => 1,
             _ => self.pairs.len(),
@@ -98,10 +103,11 @@ impl Network {
             _ => Side::Transmit,
         };
         if index < 2 * pairs {
-            Some(Role::Of(index / 2, side))
+            Role::Of(index / 2, side)
+        } else if features & feature::CTRL_VQ != 0 && index == 2 * pairs {
+            Role::Control
         } else {
-            let control = features & feature::CTRL_VQ != 0 && index == 2 * pairs;
-            control.then_some(Role::Control)
+            Role::Nobodys
         }
     }
 
@@ -178,18 +184,14 @@ impl VirtioDevice for Network {
 
     fn start(&mut self, index: u16, ring: Ring) -> Result<()> {
         let features = ring.features();
-        let Some(role) = self.role(index, features) else {
-            return Err(Error::Backend {
-                what: format!("queue {index}"),
-                source: "the driver set up a queue that its features do not give it".into(),
-            });
-        };
+        let role = self.role(index, features);
         if !self.is_running() {
             self.apply(features)?;
         }
         match role {
             Role::Of(pair, side) => self.pairs[pair].start(side, ring)?,
             Role::Control => self.control.start(ring)?,
+            Role::Nobodys => self.idle[usize::from(index)] = Some(ring),
         }
         self.roles[usize::from(index)] = Some(role);
         Ok(())
@@ -199,6 +201,7 @@ impl VirtioDevice for Network {
         match self.roles.get_mut(usize::from(index))?.take()? {
             Role::Of(pair, side) => self.pairs[pair].stop(side),
             Role::Control => self.control.stop(),
+            Role::Nobodys => self.idle[usize::from(index)].take(),
         }
     }
 
