@@ -27,8 +27,11 @@ pub static CATALOG: &[&dyn AnyKind] = &[
     &firmware_debug::FirmwareDebug,
     &serial::Serial,
     &debug_console::DebugConsole,
+    // Before the disks that name them.
+    &rate_limit_group::RateLimitGroup,
     // On PCI, in the order of their slots.
     &virtio_console::Console,
+    &block::Block,
     &rng::Rng,
     &pmem::PersistentMemory,
     &balloon::MemoryBalloon,
