@@ -121,6 +121,25 @@ fn a_chain_that_is_put_back_comes_again() {
 }
 
 #[test]
+fn chains_of_one_frame_are_given_back_together() {
+    let (mut ring, mut queue, heard) = ring(8, 0);
+    for _ in 0..3 {
+        queue.add(&[Part::Write(10)]);
+    }
+    let chains: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
+    let seen = DriverQueue::used_index;
+    // Written lengths are asked for while the chains are given back: the driver sees none of them yet.
+    let lengths = [10, 99, 3].into_iter().inspect(|_| assert_eq!(seen(&queue), 0));
+    ring.complete_together(chains.into_iter().zip(lengths));
+    assert_eq!(queue.used(), [(0, 10), (1, 10), (2, 3)]);
+    ring.notify();
+    assert_eq!((heard.used(), ring.in_flight()), (1, 0));
+    ring.complete_together([]);
+    ring.notify();
+    assert_eq!(heard.used(), 0);
+}
+
+#[test]
 fn an_index_that_is_too_far_ahead_kills_the_queue_and_nothing_is_served() {
     let (mut ring, mut queue, heard) = ring(8, 0);
     queue.add(&[Part::Write(1)]);
