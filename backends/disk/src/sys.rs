@@ -109,6 +109,17 @@ pub(crate) unsafe fn write(fd: RawFd, vectors: Vectors, offset: u64) -> io::Resu
     check(unsafe { libc::pwritev(fd, vectors.first, count, offset) } as c_long)
 }
 
+/// pwritev2(2) that would rather do nothing than wait (RWF_NOWAIT).
+///
+/// # Safety
+/// The vectors are valid, and what they point to can be read.
+pub(crate) unsafe fn write_at_once(fd: RawFd, vectors: Vectors, offset: u64) -> io::Result<usize> {
+    let (count, offset) = arguments(vectors, offset)?;
+    let flags = libc::RWF_NOWAIT;
+    // SAFETY: the caller vouches for the vectors.
+    check(unsafe { libc::pwritev2(fd, vectors.first, count, offset, flags) } as c_long)
+}
+
 fn arguments(vectors: Vectors, offset: u64) -> io::Result<(c_int, i64)> {
     match (c_int::try_from(vectors.count), i64::try_from(offset)) {
         (Ok(count), Ok(offset)) => Ok((count, offset)),

@@ -48,8 +48,9 @@ pub const OWNER: &[Allow] = &[
 /// What a thread that works on a lane calls beyond [`sandbox::COMMON`], whatever the engine: the choice is made when
 /// the disk is opened, on the host where it is.
 pub const WORKER: &[Allow] = &[
-    // io_uring.
+    // io_uring, and the question whether it can write to the page cache by itself.
     Allow::call(libc::SYS_io_uring_enter),
+    Allow::call(libc::SYS_pwritev2),
     // Linux AIO.
     Allow::call(libc::SYS_io_submit),
     Allow::call(libc::SYS_io_getevents),
