@@ -18,8 +18,9 @@
 //! # Files that become shorter
 //!
 //! If somebody cuts the file off while the machine runs, or a disk is full when the guest fills a hole of the file,
-//! the processor that touches the missing page cannot go on and the machine ends, with a message. Nothing in the
-//! monitor itself touches the mapping, so that it does not get `SIGBUS`.
+//! the processor that touches the missing page does not get any further: the host's kernel lets it try again for
+//! ever (Linux 6.1 does), or the machine ends with a message. Nothing in the monitor itself touches the mapping, so
+//! that it does not get `SIGBUS`, and can be paused and ended.
 #![forbid(unsafe_code)]
 
 mod flush;

@@ -25,9 +25,9 @@ impl Mapping {
     /// large pages, where the file has them.
     ///
     /// `size` is a multiple of the host's page and not above the file's length. Should the file become shorter
-    /// later, the missing part is not there for the guest: the processor that touches it cannot go on, and the
-    /// machine ends with that message. Code of the monitor that touched it would get `SIGBUS`; there is none,
-    /// because this is not part of [`GuestRam`](crate::GuestRam), through which devices reach memory.
+    /// later, the missing part is not there for the guest: the processor that touches it does not get any further.
+    /// Code of the monitor that touched it would get `SIGBUS`; there is none, because this is not part of
+    /// [`GuestRam`](crate::GuestRam), through which devices reach memory.
     ///
     /// # Errors
     /// [`Error::MapFile`] if the host does not map it, [`Error::Advise`] if it refuses to keep it out of dumps.
