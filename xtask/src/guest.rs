@@ -17,7 +17,14 @@ const TEST_TOOLS: &[&str] = &["acpidump", "dmidecode", "lscpu"];
 
 /// Drivers that the distribution's kernel has as modules. They are in `/modules`, named so that their order is
 /// the one to load them in; a test that needs them loads them.
-const TEST_MODULES: &[&str] = &["virtio_pci", "virtio_console", "virtio_rng"];
+const TEST_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "virtio_rng",
+    "nd_pmem",
+    "virtio_pmem",
+    "virtio_balloon",
+];
 
 /// Files to boot a guest from, all in the cache.
 #[derive(Debug, Clone)]
