@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sandbox::{COMMON, Filter, Mode};
 
-use crate::{Loop, Error, Interest, Kick, Readiness, Sources, Task, Timer, Token, Worker};
+use crate::{Error, Interest, Kick, Loop, Readiness, Sources, Task, Timer, Token, Worker};
 
 /// A worker that waits for bells, whose tokens are their places, and does `act` for each event.
 struct Bells<F> {

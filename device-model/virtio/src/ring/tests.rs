@@ -129,7 +129,9 @@ fn chains_of_one_frame_are_given_back_together() {
     let chains: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
     let seen = DriverQueue::used_index;
     // Written lengths are asked for while the chains are given back: the driver sees none of them yet.
-    let lengths = [10, 99, 3].into_iter().inspect(|_| assert_eq!(seen(&queue), 0));
+    let lengths = [10, 99, 3]
+        .into_iter()
+        .inspect(|_| assert_eq!(seen(&queue), 0));
     ring.complete_together(chains.into_iter().zip(lengths));
     assert_eq!(queue.used(), [(0, 10), (1, 10), (2, 3)]);
     ring.notify();
