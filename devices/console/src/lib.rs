@@ -58,12 +58,14 @@ const MOST: u64 = 1 << 20;
 pub struct ConsoleConfig {
     /// File that gets the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub file: Option<PathBuf>,
     /// Where the console is connected to.
     #[schemars(extend("x-flag-syntax" = "modes"))]
     pub mode: ConsoleMode,
     /// Unix socket for one client at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"))]
     pub socket: Option<PathBuf>,
     /// Place and name of the device.
     #[serde(flatten)]
@@ -93,6 +95,12 @@ impl Kind for Console {
         id: "__console",
     };
     const PRESENCE: Presence = Presence::ByDefault;
+    const EXAMPLES: &'static [&'static str] = &[
+        "tty",
+        "pty",
+        "file=/vm/console.log",
+        "socket=/vm/console.sock,pci_device_id=3",
+    ];
     const SYSCALLS: Syscalls = Syscalls {
         owner: stream::OPEN_SYSCALLS,
         vcpu: &[],

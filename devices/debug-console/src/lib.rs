@@ -72,6 +72,7 @@ impl Kind for DebugConsole {
         id: "__debug_console",
     };
     const PRESENCE: Presence = Presence::ByDefault;
+    const EXAMPLES: &'static [&'static str] = &["tty", "pty", "file=/vm/debug.log,iobase=0x402"];
     const SYSCALLS: Syscalls = Syscalls {
         owner: stream::OPEN_SYSCALLS,
         vcpu: stream::OUTPUT_SYSCALLS,

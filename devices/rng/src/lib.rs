@@ -60,6 +60,10 @@ impl Kind for Rng {
         id: "__rng",
     };
     const PRESENCE: Presence = Presence::ByDefault;
+    const EXAMPLES: &'static [&'static str] = &[
+        "src=/dev/random",
+        "src=/dev/urandom,id=dice,pci_device_id=5",
+    ];
     const SYSCALLS: Syscalls = Syscalls {
         owner: &[Allow::call(libc::SYS_openat), Allow::call(libc::SYS_statx)],
         vcpu: &[],

@@ -67,6 +67,13 @@ impl Kind for Serial {
         id: "__serial",
     };
     const PRESENCE: Presence = Presence::ByDefault;
+    const EXAMPLES: &'static [&'static str] = &[
+        "tty",
+        "null",
+        "pty",
+        "file=/vm/serial.log",
+        "socket=/vm/serial.sock",
+    ];
     const SYSCALLS: Syscalls = Syscalls {
         owner: stream::OPEN_SYSCALLS,
         vcpu: stream::OUTPUT_SYSCALLS,
