@@ -120,25 +120,31 @@ fn introduction(source: &str) -> String {
     unlink(lines.join("\n").trim_end())
 }
 
-/// ``[`Name`](path)`` and ``[`Name`]`` become `` `Name` ``.
+/// ``[`Name`](path)``, ``[`Name`]`` and `[words](an::item)` become what is in the brackets.
 fn unlink(text: &str) -> String {
     let mut rest = text;
     let mut plain = String::with_capacity(text.len());
-    while let Some((before, link)) = rest.split_once("[`") {
+    while let Some((before, link)) = rest.split_once('[') {
         plain.push_str(before);
-        let Some((name, after)) = link.split_once("`]") else {
-            plain.push_str("[`");
-            rest = link;
-            continue;
-        };
-        let _ = write!(plain, "`{name}`");
-        rest = match after
+        let (inner, after) = link.split_once(']').unwrap_or((link, ""));
+        let target = after
             .strip_prefix('(')
-            .and_then(|path| path.split_once(')'))
-        {
-            Some((_, after)) => after,
-            None => after,
-        };
+            .and_then(|after| after.split_once(')'));
+        let is_name = inner.starts_with('`') && inner.ends_with('`');
+        match target {
+            Some((path, after)) if is_name || path.contains("::") => {
+                plain.push_str(inner);
+                rest = after;
+            }
+            None if is_name => {
+                plain.push_str(inner);
+                rest = after;
+            }
+            _ => {
+                plain.push('[');
+                rest = link;
+            }
+        }
     }
     plain.push_str(rest);
     plain
