@@ -11,7 +11,7 @@ use crate::run;
 use crate::workspace::{self, Crate};
 
 /// Crates that may contain `unsafe`: those that speak to the kernel about memory and processors.
-const UNSAFE_CRATES: &[&str] = &["hypervisor", "memory", "sandbox"];
+const UNSAFE_CRATES: &[&str] = &["disk", "hypervisor", "memory", "sandbox", "tap"];
 
 /// What a check found.
 #[derive(Debug, Default)]

@@ -57,12 +57,16 @@ TTYPath=/dev/ttyS0
 [Install]
 WantedBy=multi-user.target
 END
-mkdir -p "$root/etc/systemd/system/serial-getty@ttyS0.service.d" "$root/etc/systemd/system/serial-getty@hvc0.service.d"
+mkdir -p "$root/etc/systemd/system/serial-getty@ttyS0.service.d"
 cat >"$root/etc/systemd/system/serial-getty@ttyS0.service.d/order.conf" <<'END'
 [Unit]
 ConditionKernelCommandLine=!testkit
 END
-chroot "$root" systemctl enable testkit.service serial-getty@ttyS0.service serial-getty@hvc0.service >/dev/null 2>&1
+chroot "$root" systemctl enable testkit.service serial-getty@ttyS0.service >/dev/null 2>&1
+# A login on the paravirtual console where there is one: waiting for it would take a minute and a half where there is not.
+cat >"$root/etc/udev/rules.d/90-console.rules" <<'END'
+SUBSYSTEM=="tty", KERNEL=="hvc0", TAG+="systemd", ENV{SYSTEMD_WANTS}+="serial-getty@hvc0.service"
+END
 
 cp "$root"/boot/vmlinuz-* "$folder/vmlinuz"
 cp "$root"/boot/initrd.img-* "$folder/initrd.img"
