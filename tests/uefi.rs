@@ -1,5 +1,4 @@
 //! A disk that starts itself: UEFI firmware, the GRUB on the disk, and the Debian that it finds.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use testkit::{SerialLink, Vm, env};
 

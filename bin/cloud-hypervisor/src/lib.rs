@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run::run(invocation) {
+    match run::run(&invocation) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             telemetry::print_chain(&error);

@@ -22,10 +22,10 @@ use crate::signals;
 const EVENT_FLUSH: Duration = Duration::from_millis(500);
 
 /// Runs the machine that the command line describes, to its end.
-pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
+pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     // First, so that the log too is for the user alone.
     sandbox::prepare_process()?;
-    start_log(&invocation)?;
+    start_log(invocation)?;
     sandbox::crash::install_panic_hook();
     sandbox::crash::install()?;
     let events = invocation
@@ -41,7 +41,7 @@ pub(crate) fn run(invocation: Invocation) -> Result<(), Error> {
     // the process.
     let signals = signals::block().map_err(Error::Signals)?;
     if invocation.landlock {
-        confine(config.as_ref(), &invocation)?;
+        confine(config.as_ref(), invocation)?;
     }
     let filter = Filter::compile(invocation.seccomp, &[COMMON, signals::SYSCALLS])?;
     if let Some(sink) = events {

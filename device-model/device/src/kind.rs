@@ -232,6 +232,11 @@ pub trait AnyKind: Sync {
     fn read_flag(&self, text: &str) -> std::result::Result<Value, Problem>;
     /// The value of the command-line flag that means this configuration; for help.
     fn write_flag(&self, config: &Value) -> String;
+    /// Whether a configuration has the form of [`Kind::Config`]. Looks at nothing but the configuration.
+    ///
+    /// # Errors
+    /// A [`Problem`] that names the option, if not.
+    fn reads(&self, config: &Value) -> std::result::Result<(), Problem>;
     /// See [`Kind::check`].
     ///
     /// # Errors
@@ -304,6 +309,10 @@ impl<K: Kind> AnyKind for K {
             .ok()
             .and_then(|config| keyvalue::to_string(&config).ok());
         text.unwrap_or_default()
+    }
+
+    fn reads(&self, config: &Value) -> std::result::Result<(), Problem> {
+        read::<K>(config).map(drop)
     }
 
     fn check(&self, config: &Value, facts: &Facts) -> std::result::Result<(), Problem> {

@@ -1,8 +1,11 @@
-//! Sleep, reset and power management timer of hardware-reduced ACPI.
+//! Sleep, reset, power management timer and power button of hardware-reduced ACPI.
 //!
 //! One register puts the machine to sleep or resets it, one counts time. Where they are, the guest reads in
-//! the FADT; the places here and there are the same constants of `arch`.
+//! the FADT; the places here and there are the same constants of `arch`. What comes from outside, such as a press
+//! of the power button, the guest hears of through an event device, which is in the DSDT.
 #![forbid(unsafe_code)]
+
+mod events;
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +14,10 @@ use device::{
     Device, Error, Host, Kind, Names, NoConfig, Power, PowerEvent, Presence, Region, Result, Saved,
     Shared, Target,
 };
+use events::{Events, POWER_BUTTON};
+use firmware::Node;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Sleep control (ACPI 6.5, 4.8.3.7) and, in the same byte, the reset register (4.8.3.6).
 const SLEEP_PORT: u16 = layout::PORT_ACPI_SLEEP;
@@ -48,6 +54,7 @@ impl Kind for Acpi {
             _sleep: host.ports(SLEEP_PORT, 2, &sleep)?,
             _timer: host.ports(layout::PORT_PM_TIMER, layout::PORT_PM_TIMER_COUNT, &timer)?,
             timer,
+            events: Events::new(host)?,
         })
     }
 }
@@ -59,6 +66,15 @@ pub struct Registers {
     _sleep: Region,
     _timer: Region,
     timer: Shared<Timer>,
+    events: Events,
+}
+
+/// What can be done to it while it is there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    /// Press the power button.
+    power_button: bool,
 }
 
 /// State at rest, version 1.
@@ -66,12 +82,16 @@ pub struct Registers {
 struct State {
     /// Nanoseconds that the timer has counted.
     timer_nanos: u64,
+    /// Events that the guest has not taken note of.
+    #[serde(default)]
+    pending: u8,
 }
 
 impl Device for Registers {
     fn start(&mut self) -> Result<()> {
         self.timer.lock().go();
-        Ok(())
+        // In case the interrupt for it did not survive what was between; one too many does no harm.
+        self.events.announce()
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -83,6 +103,7 @@ impl Device for Registers {
         let nanos = self.timer.lock().elapsed().as_nanos();
         let state = State {
             timer_nanos: u64::try_from(nanos).unwrap_or(u64::MAX),
+            pending: self.events.pending(),
         };
         Saved::new(Acpi::NAMES.kind, 1, &state)
     }
@@ -94,7 +115,23 @@ impl Device for Registers {
             since: None,
             before,
         };
+        self.events.set_pending(state.pending & POWER_BUTTON);
         Ok(())
+    }
+
+    fn update(&mut self, change: Value) -> Result<()> {
+        let change: Change = serde_json::from_value(change).map_err(|source| Error::Backend {
+            what: "the power button can be pressed, and nothing else".into(),
+            source: source.into(),
+        })?;
+        if change.power_button {
+            self.events.raise(POWER_BUTTON)?;
+        }
+        Ok(())
+    }
+
+    fn nodes(&self) -> Vec<Node> {
+        self.events.nodes()
     }
 }
 

@@ -105,6 +105,22 @@ impl Kind for Net {
     }
 }
 
+impl Net {
+    /// A device on a tap that the caller has opened, outside of a machine.
+    ///
+    /// # Errors
+    /// When the tap refuses what the configuration asks for, or its threads cannot start.
+    pub fn on_tap(
+        config: &NetConfig,
+        tap: Tap,
+        environment: Environment,
+    ) -> Result<OverPci<Network>> {
+        let end = Arc::new(set_up(config, tap)?);
+        let network = network(config, end, "net", &environment)?;
+        Ok(OverPci::new(Self::NAMES.kind, network, environment)?)
+    }
+}
+
 fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Backend {
         what: OPTION.into(),
@@ -130,6 +146,11 @@ fn open(config: &NetConfig) -> Result<HostEnd> {
         None => Tap::open(config.tap_name(), config.pairs()),
     }
     .map_err(failed)?;
+    set_up(config, tap)
+}
+
+/// Gives an opened tap the properties that were asked for, and finds what was not.
+fn set_up(config: &NetConfig, tap: Tap) -> Result<HostEnd> {
     tap.configure(&Settings {
         address: config.ip.zip(config.mask),
         mac: config.host_mac.map(|mac| mac.0),

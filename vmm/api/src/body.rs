@@ -16,8 +16,8 @@ pub enum Bad {
 }
 
 impl Bad {
-    pub(crate) fn body(text: impl ToString) -> Self {
-        Self::Body(text.to_string())
+    pub(crate) fn body(error: &(impl ToString + ?Sized)) -> Self {
+        Self::Body(error.to_string())
     }
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn read<T: DeserializeOwned + JsonSchema>(body: &[u8]) -> Result<T, B
 
 /// Reads JSON of any form.
 pub(crate) fn json(body: &[u8]) -> Result<Value, Bad> {
-    serde_json::from_slice(body).map_err(Bad::body)
+    serde_json::from_slice(body).map_err(|error| Bad::body(&error))
 }
 
 /// Reads a part of a body that is at `path`.
@@ -52,21 +52,20 @@ fn check_members(path: &str, schema: &Schema, value: &Value) -> Result<(), Bad> 
             path: inner,
             suggestion,
             known,
-        } => Bad::body(keyvalue::Error::UnknownMember {
+        } => Bad::body(&keyvalue::Error::UnknownMember {
             path: format!("{path}{}", inner.strip_prefix('$').unwrap_or(&inner)),
             suggestion,
             known,
         }),
-        other => Bad::body(other),
+        other => Bad::body(&other),
     })
 }
 
 /// Checks that the configuration of a device at `path` reads; whether it makes sense is found at the boot.
 pub(crate) fn check_device(path: &str, kind: &dyn AnyKind, value: &Value) -> Result<(), Bad> {
     check_members(path, &kind.schema(), value)?;
-    // To list its paths it has to be read, and nothing else.
-    let read = kind.paths(value).map(drop);
-    read.map_err(|problem| Bad::Body(format!("{path}: {}", problem.text)))
+    kind.reads(value)
+        .map_err(|problem| Bad::Body(format!("{path}: {}", problem.text)))
 }
 
 /// Reads the configuration of a device to add.

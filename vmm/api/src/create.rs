@@ -122,7 +122,7 @@ fn unknown(member: &str) -> Bad {
         .map(str::to_owned)
         .collect();
     let suggestion = keyvalue::nearest(member, known.iter().map(String::as_str));
-    Bad::body(keyvalue::Error::UnknownMember {
+    Bad::body(&keyvalue::Error::UnknownMember {
         path: format!("$.{member}"),
         suggestion: suggestion.map(str::to_owned),
         known: known.clone(),

@@ -32,6 +32,7 @@ pub static CATALOG: &[&dyn AnyKind] = &[
     // On PCI, in the order of their slots.
     &virtio_console::Console,
     &block::Block,
+    &net::Net,
     &rng::Rng,
     &pmem::PersistentMemory,
     &balloon::MemoryBalloon,

@@ -71,7 +71,7 @@ fn balloon(config: &VmConfig) -> Option<String> {
 /// Gives the machine one device more, at its next boot.
 pub(crate) fn add_device(
     config: &mut VmConfig,
-    machine: Option<&mut Machine>,
+    machine: Option<&Machine>,
     member: &'static str,
     device: Value,
 ) -> Result<()> {
@@ -98,7 +98,7 @@ pub(crate) fn add_device(
 /// Takes a device away, before the next boot.
 pub(crate) fn remove_device(
     config: &mut VmConfig,
-    machine: Option<&mut Machine>,
+    machine: Option<&Machine>,
     id: &str,
 ) -> Result<()> {
     if machine.is_some() {

@@ -159,11 +159,11 @@ impl Owner {
             }
             Call::AddDevice { member, config } => {
                 let (whole, machine) = self.configured()?;
-                change::add_device(whole, machine, member, config)?;
+                change::add_device(whole, machine.as_deref(), member, config)?;
             }
             Call::RemoveDevice(wish) => {
                 let (config, machine) = self.configured()?;
-                change::remove_device(config, machine, &wish.id)?;
+                change::remove_device(config, machine.as_deref(), &wish.id)?;
             }
             Call::StopMonitor => {}
         }

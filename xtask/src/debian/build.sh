@@ -43,7 +43,6 @@ cat >"$root/etc/systemd/system/testkit.service" <<'END'
 # Takes requests of the tests on the first serial port, in place of the login.
 [Unit]
 ConditionKernelCommandLine=testkit
-Conflicts=serial-getty@ttyS0.service
 Before=serial-getty@ttyS0.service
 After=systemd-udev-settle.service basic.target systemd-user-sessions.service
 [Service]

@@ -106,7 +106,9 @@ fn configuration_fields_tell_address_link_pairs_and_mtu() {
     let bench = Bench::new();
     let _device = device(&bench, &config("mtu=4000"));
     let driver = Driver::find(&bench, 1);
-    let bytes: Vec<u8> = (0..12).map(|at| driver.field(at, 1) as u8).collect();
+    let bytes: Vec<u8> = (0..12)
+        .map(|at| driver.field(at, 1).to_le_bytes()[0])
+        .collect();
     assert_eq!(bytes[..6], MAC.0);
     assert_eq!(bytes[6..], [1, 0, 1, 0, 0xa0, 0x0f]);
     assert!(ip("link show t0").contains("mtu 4000"));

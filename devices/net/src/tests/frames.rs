@@ -127,7 +127,7 @@ fn frames_wait_for_buffers() {
     let bench = Bench::new();
     let mut device = device(&bench, &config("tap=t0"));
     let driver = Driver::find(&bench, 1);
-    let mut queues = driver.start(u64::MAX & !MRG_RXBUF);
+    let mut queues = driver.start(!MRG_RXBUF);
     bench.attend(&mut device);
     let wire = Wire::new(TAP);
     for number in 0..10 {
@@ -249,7 +249,7 @@ fn what_a_limit_holds_back_is_not_lost() {
     let limits = "ops_size=2,ops_refill_time=20,bw_size=500,bw_refill_time=20";
     let mut device = device(&bench, &config(limits));
     let driver = Driver::find(&bench, 1);
-    let mut queues = driver.start(u64::MAX & !MRG_RXBUF);
+    let mut queues = driver.start(!MRG_RXBUF);
     bench.attend(&mut device);
     let wire = Wire::new(TAP);
     let places: Vec<_> = (0..10)

@@ -88,7 +88,7 @@ fn a_queue_is_reset_while_the_other_works() {
     let bench = Bench::new();
     let mut device = device(&bench, &config("tap=t0"));
     let driver = Driver::find(&bench, 1);
-    let mut queues = driver.start(u64::MAX & !MRG_RXBUF);
+    let mut queues = driver.start(!MRG_RXBUF);
     bench.attend(&mut device);
     let wire = Wire::new(TAP);
     for index in [TX, RX] {

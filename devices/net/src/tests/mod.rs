@@ -54,7 +54,11 @@ fn device(bench: &Bench, config: &NetConfig) -> OverPci<Network> {
 }
 
 fn frame(number: u8, length: usize) -> Vec<u8> {
-    let mut frame: Vec<u8> = (0..length).map(|i| (i % 251) as u8 ^ number).collect();
+    let mut frame: Vec<u8> = (0..=250)
+        .cycle()
+        .map(|byte: u8| byte ^ number)
+        .take(length)
+        .collect();
     frame[..6].copy_from_slice(&MAC.0);
     frame[6..12].copy_from_slice(&[0x2e, 0, 0, 0, 0, number]);
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);

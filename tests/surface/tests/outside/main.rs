@@ -140,9 +140,7 @@ fn a_board_with_all_that_is_planned_has_it_at_work_and_restores_it() {
             .collect()
     };
     let mut machine = build();
-    let slot = (1..32)
-        .filter(|slot| Driver::find(&rig, *slot).is_some())
-        .last();
+    let slot = (1..32).rfind(|slot| Driver::find(&rig, *slot).is_some());
     for device in &mut machine {
         device.start().unwrap();
     }

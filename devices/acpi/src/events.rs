@@ -1,0 +1,153 @@
+//! The generic event device (ACPI 6.5, 5.6.9): how the platform tells the guest of events, here the power button.
+//!
+//! One byte says what happened, and an edge on an interrupt line that there is something to read. The guest's
+//! interpreter runs `_EVT`, which reads the byte, whereby it is cleared, and notifies the device that it is about.
+
+use acpi_tables::aml::{
+    And, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local,
+    Method, Notify, OpRegion, OpRegionSpace, Path, Store,
+};
+use acpi_tables::{Aml, AmlSink};
+use device::{Host, Region, Result, Shared, Target};
+use firmware::{AcpiId, Node, Resource};
+use hypervisor::IrqLine;
+
+/// The power button was pressed.
+pub(crate) const POWER_BUTTON: u8 = 8;
+/// Notification of a button that was pressed (ACPI 6.5, 4.8.2.2.1.2).
+const PRESSED: u8 = 0x80;
+
+/// Name of the power button's device.
+const BUTTON: &str = "PWRB";
+/// Bytes of the register.
+const LEN: u64 = 1;
+
+/// What happened since the guest looked last.
+#[derive(Debug, Default)]
+pub(crate) struct Happened(u8);
+
+impl Target for Happened {
+    /// Whoever reads it has taken note.
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        data.fill(std::mem::take(&mut self.0));
+    }
+
+    fn write(&mut self, _offset: u64, _data: &[u8]) {}
+}
+
+/// The event device of one machine.
+#[derive(Debug)]
+pub(crate) struct Events {
+    region: Region,
+    happened: Shared<Happened>,
+    line: IrqLine,
+}
+
+impl Events {
+    pub(crate) fn new(host: &mut Host<'_>) -> Result<Self> {
+        let happened = Shared::new(Happened::default());
+        Ok(Self {
+            region: host.platform_mmio(LEN, &happened)?,
+            happened,
+            line: host.irq()?,
+        })
+    }
+
+    /// Something happened.
+    pub(crate) fn raise(&self, event: u8) -> Result<()> {
+        self.happened.lock().0 |= event;
+        Ok(self.line.trigger()?)
+    }
+
+    /// Interrupts the guest if there is something that it has not taken note of.
+    pub(crate) fn announce(&self) -> Result<()> {
+        if self.pending() != 0 {
+            self.line.trigger()?;
+        }
+        Ok(())
+    }
+
+    /// What the guest has not taken note of yet.
+    pub(crate) fn pending(&self) -> u8 {
+        self.happened.lock().0
+    }
+
+    pub(crate) fn set_pending(&self, events: u8) {
+        self.happened.lock().0 = events;
+    }
+
+    /// The event device and the devices that it tells about.
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        let mut events = Node::new("GED_", AcpiId::Text("ACPI0013"));
+        events.uid = Some(0);
+        events.resources = vec![Resource::edge(self.line.gsi())];
+        events.objects = vec![Box::new(Methods {
+            register: self.region.start(),
+        })];
+        let mut button = Node::new(BUTTON, AcpiId::Eisa("PNP0C0C"));
+        button.uid = Some(0);
+        vec![events, button]
+    }
+}
+
+/// The register and what is done with it, in the guest's language.
+struct Methods {
+    register: u64,
+}
+
+impl Aml for Methods {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let space = OpRegionSpace::SystemMemory;
+        OpRegion::new("EVRG".into(), space, &self.register, &LEN).to_aml_bytes(sink);
+        Field::new(
+            "EVRG".into(),
+            FieldAccessType::Byte,
+            FieldLockRule::NoLock,
+            FieldUpdateRule::WriteAsZeroes,
+            vec![FieldEntry::Named(*b"EVNT", 8)],
+        )
+        .to_aml_bytes(sink);
+        let (local, masked) = (Local(0), Local(1));
+        let (register, button) = (Path::new("EVNT"), Path::new("\\_SB_.PWRB"));
+        let take = Store::new(&local, &register);
+        let mask = And::new(&masked, &local, &POWER_BUTTON);
+        let tell = Notify::new(&button, &PRESSED);
+        let is_button = Equal::new(&masked, &POWER_BUTTON);
+        let when = If::new(&is_button, vec![&tell]);
+        // One argument: the interrupt, of which there is one.
+        Method::new("_EVT".into(), 1, true, vec![&take, &mask, &when]).to_aml_bytes(sink);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_takes_note_and_writing_does_nothing() {
+        let mut happened = Happened(POWER_BUTTON);
+        happened.write(0, &[0xff]);
+        let mut data = [0xff];
+        happened.read(0, &mut data);
+        assert_eq!(data, [POWER_BUTTON]);
+        happened.read(0, &mut data);
+        assert_eq!(data, [0]);
+    }
+
+    #[test]
+    fn the_method_names_the_button_and_the_register() {
+        let mut bytes = Vec::new();
+        Methods {
+            register: 0x3f_fff0_0010,
+        }
+        .to_aml_bytes(&mut bytes);
+        let holds = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+        // DefOpRegion with a 64-bit address, then the method with one argument, serialized.
+        assert!(holds(
+            b"\x5b\x80EVRG\x00\x0e\x10\x00\xf0\xff\x3f\x00\x00\x00"
+        ));
+        assert!(holds(b"_EVT\x09"));
+        // Notify (\_SB.PWRB, 0x80): ACPI 6.5, 20.2.5.3.
+        assert!(holds(b"\x86\\\x2e_SB_PWRB\x0a\x80"));
+    }
+}
