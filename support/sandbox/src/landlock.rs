@@ -50,6 +50,10 @@ pub enum Access {
     ///
     /// Landlock can only be asked to permit that for its whole folder.
     Listen,
+    /// Connect to Unix sockets in the folder that this path is in, whether they are there yet or not.
+    ///
+    /// Kernels that cannot restrict it permit it everywhere.
+    Connect,
 }
 
 impl Access {
@@ -62,6 +66,7 @@ impl Access {
             Self::ReadWrite => read | AccessFs::from_write(INTERFACE),
             Self::Create => AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate,
             Self::Listen => AccessFs::MakeSock | AccessFs::RemoveFile,
+            Self::Connect => AccessFs::ResolveUnix.into(),
         }
     }
 
@@ -70,7 +75,7 @@ impl Access {
         match self {
             Self::Read | Self::Write | Self::ReadWrite => false,
             Self::Create => !path.exists(),
-            Self::Listen => true,
+            Self::Listen | Self::Connect => true,
         }
     }
 }

@@ -35,6 +35,7 @@ pub static CATALOG: &[&dyn AnyKind] = &[
     &net::Net,
     &rng::Rng,
     &pmem::PersistentMemory,
+    &vsock::Vsock,
     &balloon::MemoryBalloon,
     &watchdog::WatchdogKind,
     &rtc::RtcKind,

@@ -23,7 +23,6 @@ pub const LATER: &[&str] = &[
     "tpm",
     "user-device",
     "vdpa",
-    "vsock",
 ];
 
 /// What to say if a command line has one of them.
