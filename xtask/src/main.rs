@@ -7,6 +7,7 @@
 
 mod apt;
 mod args;
+mod bare;
 mod bench;
 mod boot;
 mod debian;

@@ -78,6 +78,14 @@ pub fn scratch() -> Result<PathBuf> {
     path("CH_SCRATCH")
 }
 
+/// Our own guest without an operating system, an ELF file with a PVH note: `CH_GUEST`.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn guest() -> Result<PathBuf> {
+    path("CH_GUEST")
+}
+
 /// Folder for downloads and for what is worth keeping: `CH_CACHE`.
 ///
 /// # Errors

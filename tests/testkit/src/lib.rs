@@ -2,9 +2,10 @@
 //!
 //! A test says which monitor to start ([`Vm::linux`], [`Vm::builder`]), waits for text on the
 //! guest's serial console and runs commands inside the guest; when something does not happen in
-//! time, the error has the last lines of the console and of the monitor's log. Three smaller tools
-//! go with it: [`payload`] builds guests of a few instructions, [`cpio`] and [`guest`] build
-//! initramfs archives, [`terminal`] plays the terminal that a user sits at.
+//! time, the error has the last lines of the console and of the monitor's log. Four smaller tools
+//! go with it: [`bare`] runs our own guest without an operating system, [`payload`] builds guests of a
+//! few instructions, [`cpio`] and [`guest`] build initramfs archives, [`terminal`] plays the terminal
+//! that a user sits at.
 //!
 //! ```no_run
 //! # fn main() -> testkit::Result<()> {
@@ -21,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bare;
 pub mod cpio;
 pub mod env;
 mod error;

@@ -17,7 +17,7 @@ use crate::kernel::Kernel;
 use crate::kvm::{self, Place};
 use crate::nested::{self, Job};
 use crate::project::Project;
-use crate::{release, run};
+use crate::{bare, release, run};
 
 /// The package with the integration tests.
 pub(crate) const PACKAGE: &str = "integration";
@@ -62,7 +62,9 @@ pub(crate) fn run(
         ("CH_KERNEL".to_owned(), path(&guest.kernel.bzimage)),
         ("CH_VMLINUX".to_owned(), path(&guest.kernel.vmlinux()?)),
         ("CH_INITRAMFS".to_owned(), path(&guest.initramfs)),
+        ("CH_GUEST".to_owned(), path(&bare::build(project)?)),
         ("CH_CACHE".to_owned(), path(project.cache())),
+        ("PATH".to_owned(), programs_path()),
     ];
     let themes: Vec<String> = programs.iter().map(|program| theme(program)).collect();
     let mut groups: Vec<Vec<String>> = Vec::new();
@@ -111,6 +113,12 @@ pub(crate) fn run(
     Ok(counts)
 }
 
+/// Where tests find programs: also those that only root has on its path, such as the checks of file systems.
+fn programs_path() -> String {
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
+}
+
 /// Whether the sources of a theme have `text`; true if they cannot be read.
 fn mentions(project: &Project, theme: &str, text: &str) -> bool {
     let tests = project.root().join("tests");
@@ -125,7 +133,7 @@ fn mentions(project: &Project, theme: &str, text: &str) -> bool {
 
 /// Whether a theme has guests that run Debian from a disk.
 fn needs_debian(project: &Project, theme: &str) -> bool {
-    mentions(project, theme, "Vm::debian(")
+    mentions(project, theme, "Vm::debian(") || mentions(project, theme, "env::debian_disk(")
 }
 
 /// Whether a theme has guests that run Linux, or there is no KVM here at all. A KVM that cannot run a kernel still

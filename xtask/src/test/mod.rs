@@ -12,7 +12,7 @@ use self::count::Counts;
 use crate::args::Args;
 use crate::error::{Error, Result, print_chain};
 use crate::project::Project;
-use crate::{apt, docs, layers, lints, release, run};
+use crate::{apt, bare, docs, layers, lints, release, run};
 
 /// What was asked for.
 struct Wish {
@@ -60,6 +60,7 @@ fn run_all(project: &Project, wish: &Wish, steps: &mut Steps) -> Result<()> {
                     .args(["--", "--deny", "warnings"]),
             )
         })?;
+        steps.check("bare guest", || bare::check(project))?;
         steps.check("layers", || layers::check(project))?;
         steps.check("lints", || lints::check(project))?;
         steps.check("docs", || docs::build(project))?;
