@@ -21,7 +21,7 @@ fn firmware_starts_the_disks_own_boot_loader() {
         )
         .spawn()
         .unwrap();
-    vm.wait_for("Welcome to Debian", GRUB_SECONDS).unwrap();
+    vm.wait_for("Debian GNU/Linux 12", GRUB_SECONDS).unwrap();
     vm.wait_for("guest login: ", BOOT_SECONDS).unwrap();
     vm.send("root\n").unwrap();
     vm.wait_for("# ", 60).unwrap();
