@@ -14,8 +14,8 @@ const SIZE: u64 = 96 << 20;
 const DISKS: &[(&str, &str, &str)] = &[
     ("ring", "", "io_uring"),
     ("ring-direct", "direct=on", "io_uring"),
-    ("aio-direct", "direct=on,disable_io_uring=on", "aio"),
-    ("sync", "disable_io_uring=on,disable_aio=on", "sync"),
+    ("aio-direct", "direct=on,_disable_io_uring=on", "aio"),
+    ("sync", "_disable_io_uring=on,_disable_aio=on", "sync"),
     ("queues", "num_queues=2,queue_size=64,direct=on", "io_uring"),
 ];
 

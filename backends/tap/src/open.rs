@@ -107,7 +107,8 @@ fn is_invalid(error: &Error) -> bool {
 
 fn open_node(path: &str, hint: &'static str) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| Error::Node {
+    // Not `open`, which is a system call of its own on some architectures.
+    rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(|errno| Error::Node {
         path: path.to_owned(),
         hint,
         source: errno.into(),
