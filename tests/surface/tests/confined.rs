@@ -15,7 +15,11 @@ const MACHINE: &[Allow] = &[
 fn every_kind_needs_no_more_than_it_says() {
     let folder = tempfile::tempdir().unwrap();
     for example in examples(folder.path()) {
-        let Example { kind, config, label } = &example;
+        let Example {
+            kind,
+            config,
+            label,
+        } = &example;
         let calls = kind.syscalls();
         let sets = [
             sandbox::COMMON,
