@@ -94,6 +94,9 @@ pub trait Kind: Sync + 'static {
     /// build a device from each, with a folder in place of `/vm/` and, for names that end in `.raw`, an empty file
     /// of 16 MiB in it. A kind that is not [`Presence::ByDefault`] has at least one.
     const EXAMPLES: &'static [&'static str] = &[];
+    /// One can come to a machine and leave it while the guest runs. Only for devices on PCI, and only if [`Kind::build`]
+    /// and dropping it do all there is to do.
+    const HOT_PLUG: bool = false;
     /// System calls that its code makes beyond [`sandbox::COMMON`].
     const SYSCALLS: Syscalls = Syscalls::NONE;
 
@@ -219,6 +222,8 @@ pub trait AnyKind: Sync {
     fn presence(&self) -> Presence;
     /// See [`Kind::EXAMPLES`].
     fn examples(&self) -> &'static [&'static str];
+    /// See [`Kind::HOT_PLUG`].
+    fn hot_plug(&self) -> bool;
     /// See [`Kind::SYSCALLS`].
     fn syscalls(&self) -> Syscalls;
     /// Schema of [`Kind::Config`].
@@ -282,6 +287,10 @@ impl<K: Kind> AnyKind for K {
 
     fn examples(&self) -> &'static [&'static str] {
         K::EXAMPLES
+    }
+
+    fn hot_plug(&self) -> bool {
+        K::HOT_PLUG
     }
 
     fn syscalls(&self) -> Syscalls {

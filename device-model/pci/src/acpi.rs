@@ -15,6 +15,7 @@ use firmware::{AcpiId, Node, Resource};
 use crate::segment::{Pci, Segment};
 use crate::window::Window;
 
+mod hotplug;
 #[cfg(test)]
 mod tests;
 
@@ -33,13 +34,20 @@ const fn names() -> [[u8; 4]; 256] {
     names
 }
 
+/// Name of the host bridge of a segment. There are fewer segments than names.
+fn name_of(segment: u16) -> &'static str {
+    let name = NAMES.get(usize::from(segment));
+    name.map_or("PC__", |name| std::str::from_utf8(name).unwrap_or("PC__"))
+}
+
 /// The name of the device that reserves configuration space.
 const MOTHERBOARD: &str = "MBRD";
 /// Buses of a segment.
 const LAST_BUS: u16 = 0;
 
 impl Pci {
-    /// Host bridges and the reservation of configuration space, for the DSDT.
+    /// Host bridges with their slots, and the reservation of configuration space, for the DSDT. It also has
+    /// [`Pci::hot_plug_node`], which the slots refer to.
     #[must_use]
     pub fn nodes(&self) -> Vec<Node> {
         let mut nodes: Vec<Node> = self.segments().map(bridge).collect();
@@ -69,17 +77,19 @@ impl Pci {
 }
 
 fn bridge(segment: &Arc<Segment>) -> Node {
-    let name = NAMES
-        .get(usize::from(segment.number()))
-        .map_or("PC__", |name| std::str::from_utf8(name).unwrap_or("PC__"));
-    let mut node = Node::new(name, AcpiId::Eisa("PNP0A08"));
+    let mut node = Node::new(name_of(segment.number()), AcpiId::Eisa("PNP0A08"));
     node.uid = Some(segment.number().into());
     node.fdt_compatible = Some("pci-host-ecam-generic");
-    node.objects = vec![Box::new(Bridge {
-        segment: segment.number(),
-        memory: [segment.memory32(), segment.memory64()].map(Window::range),
-        io: segment.io().is_some(),
-    })];
+    node.objects = vec![
+        Box::new(Bridge {
+            segment: segment.number(),
+            memory: [segment.memory32(), segment.memory64()].map(Window::range),
+            io: segment.io().is_some(),
+        }),
+        Box::new(hotplug::Slots {
+            segment: segment.number(),
+        }),
+    ];
     node
 }
 

@@ -35,6 +35,9 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
+    /// A text is no address of a function.
+    #[error("\"{0}\" is no PCI address, such as 0000:00:03.0")]
+    Address(String),
     /// No room is left for a BAR.
     #[error(
         "no {size:#x} bytes are left in the {window} window of PCI segment {segment} for a device's registers"

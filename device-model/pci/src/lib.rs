@@ -22,6 +22,9 @@
 //! finished [`Endpoint`] into the slot. Dropping the slot takes it off the bus. [`Pci`] also describes itself
 //! to the guest's firmware ([`Pci::nodes`], [`Pci::mcfg`]).
 //!
+//! Slots are filled and emptied while the guest runs, too. [`HotPlug`] is how it learns of that, and how it says
+//! that it is done with a device: what is in a slot and what the guest was told of it are two things.
+//!
 //! # When a guest moves a BAR badly
 //!
 //! A BAR that would overlap another one that is decoded, or leave the segment's windows, is not moved: what was
@@ -37,6 +40,7 @@ mod config_access;
 mod endpoint;
 mod error;
 mod function;
+mod hotplug;
 mod msix;
 mod segment;
 mod window;
@@ -47,6 +51,7 @@ pub use capability::{Capability, CapabilityId};
 pub use endpoint::{Endpoint, EndpointBuilder, EndpointState, Identification};
 pub use error::{Error, Result};
 pub use function::{Function, SharedFunction, share};
+pub use hotplug::{HOT_PLUG_LEN, HotPlug, HotPlugState};
 pub use msix::{Interrupts, Msix, MsixState, Vector, VectorState};
 pub use segment::{Layout, Pci, SLOTS, Segment, Slot};
 pub use window::{Span, Window};

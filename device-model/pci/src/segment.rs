@@ -10,7 +10,7 @@ use device::{Bus, Region, Shared};
 use crate::config_access::{ConfigPorts, Ecam};
 use crate::endpoint::{EndpointBuilder, Identification};
 use crate::window::Window;
-use crate::{BarKind, Error, PciAddress, Result, SharedFunction, share};
+use crate::{BarKind, Error, HotPlug, PciAddress, Result, SharedFunction, share};
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +50,7 @@ pub struct Layout {
 /// All of PCI in one machine. Dropping it takes its windows to configuration space off the buses.
 pub struct Pci {
     segments: Vec<Arc<Segment>>,
+    hot_plug: Shared<HotPlug>,
     _windows: Vec<Region>,
 }
 
@@ -106,6 +107,7 @@ impl Pci {
         windows.push(region);
         Ok(Self {
             segments,
+            hot_plug: Shared::new(HotPlug::new(plan.segments)),
             _windows: windows,
         })
     }
@@ -122,6 +124,13 @@ impl Pci {
                 segment: number,
                 count,
             })
+    }
+
+    /// The controller of what comes and goes while the guest runs. Whoever puts its registers on a bus describes
+    /// them with [`Pci::hot_plug_node`].
+    #[must_use]
+    pub fn hot_plug(&self) -> &Shared<HotPlug> {
+        &self.hot_plug
     }
 
     /// All segments, by number.
@@ -330,6 +339,8 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut slots = self.segment.lock();
         slots.taken &= !(1 << self.device);
+        // Whoever it was kept for has had it.
+        slots.kept &= !(1 << self.device);
         let function = slots.functions[usize::from(self.device)].take();
         drop(slots);
         // Its BARs come off the bus without the slots being locked.

@@ -1,17 +1,19 @@
-//! The generic event device (ACPI 6.5, 5.6.9): how the platform tells the guest of events, here the power button.
+//! The generic event device (ACPI 6.5, 5.6.9): how the platform tells the guest of events.
 //!
 //! One byte says what happened, and an edge on an interrupt line that there is something to read. The guest's
 //! interpreter runs `_EVT`, which reads the byte, whereby it is cleared, and notifies the device that it is about.
 
 use acpi_tables::aml::{
-    And, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local,
-    Method, Notify, OpRegion, OpRegionSpace, Path, Store,
+    And, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local, Method,
+    MethodCall, Notify, OpRegion, OpRegionSpace, Path, Store, ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 use device::{Host, Region, Result, Shared, Target};
 use firmware::{AcpiId, Node, Resource};
 use hypervisor::IrqLine;
 
+/// A slot of PCI was filled, or is to be emptied.
+pub(crate) const PCI: u8 = 4;
 /// The power button was pressed.
 pub(crate) const POWER_BUTTON: u8 = 8;
 /// Notification of a button that was pressed (ACPI 6.5, 4.8.2.2.1.2).
@@ -19,6 +21,8 @@ const PRESSED: u8 = 0x80;
 
 /// Name of the power button's device.
 const BUTTON: &str = "PWRB";
+/// The method that looks what happened to PCI's slots.
+const SCAN_SLOTS: &str = "\\_SB_.PHPR.PSCN";
 /// Bytes of the register.
 const LEN: u64 = 1;
 
@@ -76,13 +80,14 @@ impl Events {
         self.happened.lock().0 = events;
     }
 
-    /// The event device and the devices that it tells about.
-    pub(crate) fn nodes(&self) -> Vec<Node> {
+    /// The event device and the devices that it tells about. With `pci` it tells the controller of PCI's slots.
+    pub(crate) fn nodes(&self, pci: bool) -> Vec<Node> {
         let mut events = Node::new("GED_", AcpiId::Text("ACPI0013"));
         events.uid = Some(0);
         events.resources = vec![Resource::edge(self.line.gsi())];
         events.objects = vec![Box::new(Methods {
             register: self.region.start(),
+            pci,
         })];
         let mut button = Node::new(BUTTON, AcpiId::Eisa("PNP0C0C"));
         button.uid = Some(0);
@@ -93,6 +98,8 @@ impl Events {
 /// The register and what is done with it, in the guest's language.
 struct Methods {
     register: u64,
+    /// There is a controller of PCI's slots.
+    pci: bool,
 }
 
 impl Aml for Methods {
@@ -107,15 +114,33 @@ impl Aml for Methods {
             vec![FieldEntry::Named(*b"EVNT", 8)],
         )
         .to_aml_bytes(sink);
-        let (local, masked) = (Local(0), Local(1));
-        let (register, button) = (Path::new("EVNT"), Path::new("\\_SB_.PWRB"));
-        let take = Store::new(&local, &register);
-        let mask = And::new(&masked, &local, &POWER_BUTTON);
-        let tell = Notify::new(&button, &PRESSED);
-        let is_button = Equal::new(&masked, &POWER_BUTTON);
-        let when = If::new(&is_button, vec![&tell]);
+        let register = Path::new("EVNT");
+        let take = Store::new(&HAPPENED, &register);
+        let button = Path::new("\\_SB_.PWRB");
+        let press = Notify::new(&button, &PRESSED);
+        let scan = MethodCall::new(Path::new(SCAN_SLOTS), Vec::new());
+        let on_button = On(POWER_BUTTON, &press);
+        let on_pci = On(PCI, &scan);
+        let mut body: Vec<&dyn Aml> = vec![&take, &on_button];
+        if self.pci {
+            body.push(&on_pci);
+        }
         // One argument: the interrupt, of which there is one.
-        Method::new("_EVT".into(), 1, true, vec![&take, &mask, &when]).to_aml_bytes(sink);
+        Method::new("_EVT".into(), 1, true, body).to_aml_bytes(sink);
+    }
+}
+
+/// What the method has read from the register.
+const HAPPENED: Local = Local(0);
+
+/// What is done if an event is among those that happened.
+struct On<'a>(u8, &'a dyn Aml);
+
+impl Aml for On<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        // A target of zero is none.
+        let is_it = And::new(&ZERO, &HAPPENED, &self.0);
+        If::new(&is_it, vec![self.1]).to_aml_bytes(sink);
     }
 }
 
@@ -139,6 +164,7 @@ mod tests {
         let mut bytes = Vec::new();
         Methods {
             register: 0x3f_fff0_0010,
+            pci: true,
         }
         .to_aml_bytes(&mut bytes);
         let holds = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
@@ -149,5 +175,18 @@ mod tests {
         assert!(holds(b"_EVT\x09"));
         // Notify (\_SB.PWRB, 0x80): ACPI 6.5, 20.2.5.3.
         assert!(holds(b"\x86\\\x2e_SB_PWRB\x0a\x80"));
+        // If (And (Local0, 4)) { \_SB.PHPR.PSCN () }
+        assert!(holds(b"\x7b\x60\x0a\x04\x00\\\x2f\x03_SB_PHPRPSCN"));
+    }
+
+    #[test]
+    fn without_pci_nobody_looks_at_its_slots() {
+        let mut bytes = Vec::new();
+        Methods {
+            register: 0x1000,
+            pci: false,
+        }
+        .to_aml_bytes(&mut bytes);
+        assert!(!bytes.windows(4).any(|window| window == b"PHPR"));
     }
 }

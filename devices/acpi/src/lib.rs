@@ -1,11 +1,13 @@
-//! Sleep, reset, power management timer and power button of hardware-reduced ACPI.
+//! Sleep, reset, power management timer, power button and PCI hot-plug of hardware-reduced ACPI.
 //!
 //! One register puts the machine to sleep or resets it, one counts time. Where they are, the guest reads in
 //! the FADT; the places here and there are the same constants of `arch`. What comes from outside, such as a press
-//! of the power button, the guest hears of through an event device, which is in the DSDT.
+//! of the power button, the guest hears of through an event device, which is in the DSDT. So is the controller of
+//! PCI's slots ([`pci::HotPlug`]), whose registers are here.
 #![forbid(unsafe_code)]
 
 mod events;
+mod slots;
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +16,12 @@ use device::{
     Device, Error, Host, Kind, Names, NoConfig, Power, PowerEvent, Presence, Region, Result, Saved,
     Shared, Target,
 };
-use events::{Events, POWER_BUTTON};
+use events::{Events, PCI, POWER_BUTTON};
 use firmware::Node;
+use pci::HotPlugState;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use slots::Slots;
 
 /// Sleep control (ACPI 6.5, 4.8.3.7) and, in the same byte, the reset register (4.8.3.6).
 const SLEEP_PORT: u16 = layout::PORT_ACPI_SLEEP;
@@ -55,6 +59,7 @@ impl Kind for Acpi {
             _timer: host.ports(layout::PORT_PM_TIMER, layout::PORT_PM_TIMER_COUNT, &timer)?,
             timer,
             events: Events::new(host)?,
+            slots: Slots::new(host)?,
         })
     }
 }
@@ -67,6 +72,8 @@ pub struct Registers {
     _timer: Region,
     timer: Shared<Timer>,
     events: Events,
+    /// Where there is PCI.
+    slots: Option<Slots>,
 }
 
 /// What can be done to it while it is there.
@@ -74,7 +81,11 @@ pub struct Registers {
 #[serde(deny_unknown_fields)]
 struct Change {
     /// Press the power button.
+    #[serde(default)]
     power_button: bool,
+    /// Have the guest look at the controller of PCI's slots.
+    #[serde(default)]
+    pci: bool,
 }
 
 /// State at rest, version 1.
@@ -85,11 +96,17 @@ struct State {
     /// Events that the guest has not taken note of.
     #[serde(default)]
     pending: u8,
+    /// What is going on in PCI's slots.
+    #[serde(default)]
+    slots: Option<HotPlugState>,
 }
 
 impl Device for Registers {
     fn start(&mut self) -> Result<()> {
         self.timer.lock().go();
+        if let Some(slots) = &self.slots {
+            slots.announce();
+        }
         // In case the interrupt for it did not survive what was between; one too many does no harm.
         self.events.announce()
     }
@@ -104,34 +121,45 @@ impl Device for Registers {
         let state = State {
             timer_nanos: u64::try_from(nanos).unwrap_or(u64::MAX),
             pending: self.events.pending(),
+            slots: self.slots.as_ref().map(Slots::save),
         };
         Saved::new(Acpi::NAMES.kind, 1, &state)
     }
 
     fn restore(&mut self, saved: Saved) -> std::result::Result<(), Error> {
         let state: State = saved.read(Acpi::NAMES.kind, 1)?;
+        if let (Some(slots), Some(saved)) = (&self.slots, &state.slots) {
+            slots.restore(saved)?;
+        }
         let before = Duration::from_nanos(state.timer_nanos);
         *self.timer.lock() = Timer {
             since: None,
             before,
         };
-        self.events.set_pending(state.pending & POWER_BUTTON);
+        self.events
+            .set_pending(state.pending & (POWER_BUTTON | PCI));
         Ok(())
     }
 
     fn update(&mut self, change: Value) -> Result<()> {
         let change: Change = serde_json::from_value(change).map_err(|source| Error::Backend {
-            what: "the power button can be pressed, and nothing else".into(),
+            what: "the power button can be pressed, slots can be looked at, and nothing else"
+                .into(),
             source: source.into(),
         })?;
         if change.power_button {
             self.events.raise(POWER_BUTTON)?;
         }
+        if change.pci {
+            self.events.raise(PCI)?;
+        }
         Ok(())
     }
 
     fn nodes(&self) -> Vec<Node> {
-        self.events.nodes()
+        let mut nodes = self.events.nodes(self.slots.is_some());
+        nodes.extend(self.slots.as_ref().map(Slots::node));
+        nodes
     }
 }
 

@@ -99,6 +99,7 @@ impl Kind for Block {
         id: "_disk",
     };
     const PRESENCE: Presence = Presence::OnRequest;
+    const HOT_PLUG: bool = true;
     const EXAMPLES: &'static [&'static str] = &[
         "path=/vm/root.raw",
         "path=/vm/root.raw,image_type=raw,id=root",

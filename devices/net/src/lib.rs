@@ -71,6 +71,7 @@ impl Kind for Net {
         id: "_net",
     };
     const PRESENCE: Presence = Presence::OnRequest;
+    const HOT_PLUG: bool = true;
     const EXAMPLES: &'static [&'static str] = &[
         "tap=,mac=12:34:56:78:90:ab,ip=192.168.249.1,mask=255.255.255.0",
         "num_queues=2,queue_size=512,mtu=1500,bw_size=100000000,bw_refill_time=1000",

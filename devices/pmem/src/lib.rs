@@ -88,6 +88,7 @@ impl Kind for PersistentMemory {
         id: "_pmem",
     };
     const PRESENCE: Presence = Presence::OnRequest;
+    const HOT_PLUG: bool = true;
     const EXAMPLES: &'static [&'static str] = &[
         "file=/vm/pmem.raw",
         "file=/vm/root.raw,size=8M,discard_writes=on",

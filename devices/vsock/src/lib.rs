@@ -84,6 +84,7 @@ impl Kind for Vsock {
         id: "_vsock",
     };
     const PRESENCE: Presence = Presence::OnRequest;
+    const HOT_PLUG: bool = true;
     const EXAMPLES: &'static [&'static str] = &["cid=3,socket=/vm/vsock.sock"];
     const SYSCALLS: Syscalls = Syscalls {
         // The socket, and whether the one that is there already is alive.

@@ -76,6 +76,7 @@ impl Response {
     pub(crate) fn done(answer: Answer, status: u16) -> Self {
         match answer {
             Answer::Done => Self::empty(status),
+            Answer::Added(device) => Self::ok(&device),
             Answer::Info(info) => Self::ok(&info),
             Answer::Counters(counters) => Self::ok(&counters),
         }

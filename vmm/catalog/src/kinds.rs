@@ -50,18 +50,32 @@ impl Kinds {
                 devices.entry(names.field).or_insert(config);
             }
         }
-        self.name_all(devices);
+        self.name_all(devices, 0);
     }
 
-    /// Gives an id to each device that has none and whose kind has no fixed one. The count is one for all kinds, in the
-    /// catalog's order; ids that are taken are skipped.
-    fn name_all(self, devices: &mut Map<String, Value>) {
+    /// The number from which new devices are named, so that no generated id is given twice: above all that are there.
+    #[must_use]
+    pub fn next_number(self, devices: &Map<String, Value>) -> u64 {
+        let number = |planned: Planned<'_>| -> Option<u32> {
+            planned
+                .id
+                .strip_prefix(planned.kind.names().id)?
+                .parse()
+                .ok()
+        };
+        let numbers = self.plan(devices).into_iter().filter_map(number);
+        numbers.max().map_or(0, |last| u64::from(last) + 1)
+    }
+
+    /// Gives an id to each device that has none and whose kind has no fixed one, and gives the number after the last
+    /// one that was used. The count is one for all kinds, from `next` on in the catalog's order; ids that are taken are
+    /// skipped.
+    pub fn name_all(self, devices: &mut Map<String, Value>, mut next: u64) -> u64 {
         let mut taken: HashSet<String> = self
             .plan(devices)
             .into_iter()
             .map(|planned| planned.id)
             .collect();
-        let mut next = 0u64;
         for (names, kind) in self.options() {
             let prefix = kind.names().id;
             let member = devices.get_mut(names.field);
@@ -80,6 +94,7 @@ impl Kinds {
                 config.insert("id".into(), id.into());
             }
         }
+        next
     }
 
     /// Checks the devices' configurations, which have been [settled](settle).

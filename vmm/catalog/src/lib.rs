@@ -55,6 +55,17 @@ pub fn settle(devices: &mut Map<String, Value>) {
     ALL.settle(devices);
 }
 
+/// See [`Kinds::name_all`].
+pub fn name_all(devices: &mut Map<String, Value>, next: u64) -> u64 {
+    ALL.name_all(devices, next)
+}
+
+/// See [`Kinds::next_number`].
+#[must_use]
+pub fn next_number(devices: &Map<String, Value>) -> u64 {
+    ALL.next_number(devices)
+}
+
 /// See [`Kinds::check`].
 ///
 /// # Errors

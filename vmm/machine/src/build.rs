@@ -42,6 +42,9 @@ pub struct Machine {
     pub(crate) devices: Vec<Slot>,
     _memory: Vec<MemorySlot>,
     pub(crate) vm: Arc<dyn Vm>,
+    /// For devices that come later.
+    pub(crate) board: Arc<Board>,
+    pub(crate) pci: Arc<Pci>,
     /// While it is paused: the guest's clock, which stands still.
     pub(crate) clock: Option<ClockState>,
 }
@@ -53,6 +56,8 @@ pub(crate) type Legacy = HashMap<String, Box<dyn Any + Send>>;
 pub(crate) struct Slot {
     pub(crate) id: String,
     pub(crate) device: Box<dyn Device>,
+    /// It may leave while the guest runs.
+    pub(crate) hot_plug: bool,
 }
 
 impl Machine {
@@ -103,12 +108,15 @@ impl Machine {
             cpus: &config.cpus,
             filter: Filter::compile(seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?,
         };
-        let processors = Processors::start(vcpus, board, reports.power, &rules, reports.failed)?;
+        let on_board = Arc::clone(&board);
+        let processors = Processors::start(vcpus, on_board, reports.power, &rules, reports.failed)?;
         Ok(Self {
             processors,
             devices,
             _memory: memory,
             vm,
+            board,
+            pci,
             clock: None,
         })
     }
@@ -121,6 +129,25 @@ impl Machine {
 }
 
 impl Slot {
+    /// Builds a device: at boot, and while the guest runs.
+    pub(crate) fn build(
+        planned: catalog::Planned<'_>,
+        board: &Arc<Board>,
+        inheritance: Option<Box<dyn Any + Send>>,
+    ) -> Result<Self> {
+        let id = planned.id;
+        let mut host = Host::new(board, id.clone(), planned.kind.syscalls().worker)
+            .with_inheritance(inheritance);
+        match planned.kind.build(planned.config, &mut host) {
+            Ok(device) => Ok(Self {
+                id,
+                device,
+                hot_plug: planned.kind.hot_plug(),
+            }),
+            Err(source) => Err(Error::Device { id, source }),
+        }
+    }
+
     /// Stops the device and takes what it keeps. A device that fails to stop starts anew.
     fn leave(mut self) -> Option<(String, Box<dyn Any + Send>)> {
         match self.device.stop() {
@@ -310,19 +337,8 @@ fn build_devices(
     }
     let mut slots = Vec::new();
     for planned in plan {
-        let mut host = Host::new(board, planned.id.clone(), planned.kind.syscalls().worker)
-            .with_inheritance(legacy.remove(&planned.id));
-        let device = planned
-            .kind
-            .build(planned.config, &mut host)
-            .map_err(|source| Error::Device {
-                id: planned.id.clone(),
-                source,
-            })?;
-        slots.push(Slot {
-            id: planned.id,
-            device,
-        });
+        let inheritance = legacy.remove(&planned.id);
+        slots.push(Slot::build(planned, board, inheritance)?);
     }
     Ok(slots)
 }

@@ -35,14 +35,16 @@ pub enum Call {
     Resize(Resize),
     /// Change the size of a disk: its id, and bytes.
     ResizeDisk(ResizeDisk),
-    /// Give the machine one device more: the member of its configuration, and the device's configuration.
+    /// Give the machine one device more: the member of its configuration, and the device's configuration. While it
+    /// is built the device is there at once, and the guest is told.
     AddDevice {
         /// Member of the machine's configuration: `disks`.
         member: &'static str,
         /// Configuration of the device.
         config: Value,
     },
-    /// Take a device away.
+    /// Take a device away. While the machine is built the guest is asked to let go of it, and it is gone when the
+    /// guest has; whether and when that is, is up to the guest.
     RemoveDevice(RemoveDevice),
     /// Tell everything about it: [`Answer::Info`].
     Info,
@@ -90,10 +92,21 @@ pub struct RemoveDevice {
 pub enum Answer {
     /// It is done.
     Done,
+    /// To [`Call::AddDevice`] of a machine that is built.
+    Added(PciDevice),
     /// To [`Call::Info`].
     Info(Box<Info>),
     /// To [`Call::Counters`].
     Counters(Counters),
+}
+
+/// A device that has come to a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PciDevice {
+    /// Its id.
+    pub id: String,
+    /// Its PCI address: segment, bus, device and function, as `0000:00:03.0`.
+    pub bdf: String,
 }
 
 /// Name and value of what devices have counted, by the device's id.

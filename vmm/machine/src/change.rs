@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use telemetry::event;
 
 use crate::build::Machine;
-use crate::{Error, Resize, Result, prepare};
+use crate::{Answer, Error, Resize, Result, prepare};
 
 /// Member of the configuration that `desired_balloon` is about.
 const BALLOON: &str = "balloon";
@@ -68,16 +68,16 @@ fn balloon(config: &VmConfig) -> Option<String> {
         .map(|planned| planned.id)
 }
 
-/// Gives the machine one device more, at its next boot.
+/// Gives the machine one device more: at once, or at its next boot. `number` is the one from which devices that come to
+/// a running machine are named. `confined`: Landlock says which files there are.
 pub(crate) fn add_device(
     config: &mut VmConfig,
-    machine: Option<&Machine>,
+    machine: Option<&mut Machine>,
     member: &'static str,
     device: Value,
-) -> Result<()> {
-    if machine.is_some() {
-        return Err(Error::Later("adding a device to a running VM"));
-    }
+    number: &mut u64,
+    confined: bool,
+) -> Result<Answer> {
     let mut changed = config.clone();
     let devices = &mut changed.devices;
     match devices.entry(member).or_insert(Value::Null) {
@@ -89,20 +89,59 @@ pub(crate) fn add_device(
             return Err(Problem::new(member, text).into());
         }
     }
-    catalog::settle(devices);
+    let Some(machine) = machine else {
+        catalog::settle(devices);
+        prepare::check_devices(&changed)?;
+        *config = changed;
+        return Ok(Answer::Done);
+    };
+    // A number is not used again, not even after a device that could not be had.
+    *number = catalog::name_all(devices, *number);
     prepare::check_devices(&changed)?;
+    let of_member = |planned: &catalog::Planned<'_>| {
+        let option = planned.kind.names().option;
+        option.is_some_and(|option| option.field == member)
+    };
+    let plan = catalog::plan(&changed.devices).into_iter();
+    let last = plan.filter(of_member).last();
+    let planned = last.ok_or_else(|| Problem::new(member, "this means that there is no device"))?;
+    let added = machine.plug(planned);
+    let added = added.map_err(|error| explain(error, confined))?;
     *config = changed;
-    Ok(())
+    Ok(Answer::Added(added))
 }
 
-/// Takes a device away, before the next boot.
+/// Says that Landlock may be why a file could not be opened.
+fn explain(error: Error, confined: bool) -> Error {
+    match error {
+        Error::Device { id, source } if confined && is_forbidden(&source) => {
+            Error::Confined { id, source }
+        }
+        other => other,
+    }
+}
+
+/// Whether the host's kernel refused access to a file.
+fn is_forbidden(error: &device::Error) -> bool {
+    let mut link: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = link {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        link = error.source();
+    }
+    false
+}
+
+/// Takes a device away: before the next boot, or when the guest has let go of it.
 pub(crate) fn remove_device(
     config: &mut VmConfig,
-    machine: Option<&Machine>,
+    machine: Option<&mut Machine>,
     id: &str,
 ) -> Result<()> {
-    if machine.is_some() {
-        return Err(Error::Later("removing a device from a running VM"));
+    if let Some(machine) = machine {
+        return machine.request_removal(id);
     }
     if catalog::remove(&mut config.devices, id) {
         Ok(())
@@ -167,9 +206,30 @@ mod tests {
         let mut config = config();
         let before = config.clone();
         // There is one by default, and it is the only one.
-        let error = add_device(&mut config, None, "rng", json!({"src": "/dev/random"}));
+        let device = json!({"src": "/dev/random"});
+        let error = add_device(&mut config, None, "rng", device, &mut 0, false);
         assert!(error.unwrap_err().to_string().contains("one already"));
         assert_eq!(config, before);
+    }
+
+    #[test]
+    fn a_file_that_landlock_hides_is_said_to_be_hidden() {
+        let forbidden = |kind: std::io::ErrorKind| Error::Device {
+            id: "_disk0".into(),
+            source: device::Error::Backend {
+                what: "cannot open /vm/x.raw".into(),
+                source: std::io::Error::from(kind).into(),
+            },
+        };
+        let denied = std::io::ErrorKind::PermissionDenied;
+        let error = explain(forbidden(denied), true).to_string();
+        assert!(error.contains("--landlock-rules"), "{error}");
+        for other in [
+            explain(forbidden(denied), false),
+            explain(forbidden(std::io::ErrorKind::NotFound), true),
+        ] {
+            assert!(matches!(other, Error::Device { .. }), "{other}");
+        }
     }
 
     #[test]

@@ -23,6 +23,34 @@ pub enum Error {
     /// There is no device with this id.
     #[error("there is no device with the id \"{0}\"; vm.info lists those that there are")]
     NoDevice(String),
+    /// A device cannot come while the machine runs.
+    #[error(
+        "device {id} ({kind}) is there from boot on or not at all: shut the VM down first (vm.shutdown), add it, and \
+         boot the VM again"
+    )]
+    Fixed {
+        /// Its id.
+        id: String,
+        /// Its kind.
+        kind: &'static str,
+    },
+    /// A device cannot go while the machine runs.
+    #[error(
+        "device {0} cannot leave a running VM: disks, networks, persistent memory and sockets can; others go when the \
+         VM is shut down first (vm.shutdown)"
+    )]
+    Unremovable(String),
+    /// A file of a device that is to come is not among those that the monitor may open.
+    #[error(
+        "cannot create device {id}: the monitor is confined by Landlock, and may open the files that were named when \
+         it was started, --landlock-rules names further ones"
+    )]
+    Confined {
+        /// Its id.
+        id: String,
+        /// Why.
+        source: device::Error,
+    },
     /// A device cannot be changed.
     #[error("cannot change device {id}")]
     Change {

@@ -22,13 +22,16 @@ mod inspect;
 pub mod life;
 mod operate;
 mod owner;
+mod plug;
 mod prepare;
 mod processors;
 mod syscalls;
 mod tables;
 
 pub use build::Machine;
-pub use call::{Answer, Call, Counters, Info, Node, RemoveDevice, Reply, Resize, ResizeDisk};
+pub use call::{
+    Answer, Call, Counters, Info, Node, PciDevice, RemoveDevice, Reply, Resize, ResizeDisk,
+};
 pub use driver::{Driver, Options, Remote};
 pub use error::{Error, Kind, Result};
 pub use prepare::{check, settle};

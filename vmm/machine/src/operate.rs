@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::build::{Machine, Slot};
 use crate::{Counters, Error, ResizeDisk, Result, inspect};
 
-/// Id of the device that has the guest's power button.
-const POWER_BUTTON: &str = "__acpi";
+/// Id of the device that tells the guest of what happens outside of it, and has its power button.
+pub(crate) const EVENTS: &str = "__acpi";
 
 impl Machine {
     /// Lets a device do what it asked for: see [`device::Device::attend`].
@@ -65,7 +65,7 @@ impl Machine {
 
     /// Presses the guest's power button.
     pub(crate) fn press_power_button(&mut self) -> Result<()> {
-        self.update(POWER_BUTTON, json!({"power_button": true}))
+        self.update(EVENTS, json!({"power_button": true}))
     }
 
     /// Changes the size of a disk.
@@ -110,14 +110,14 @@ impl Machine {
         devices.fold(0u64, |sum, slot| sum.saturating_add(slot.device.withheld()))
     }
 
-    fn slot(&mut self, id: &str) -> Option<&mut Slot> {
+    pub(crate) fn slot(&mut self, id: &str) -> Option<&mut Slot> {
         self.devices.iter_mut().find(|slot| slot.id == id)
     }
 }
 
 impl Slot {
     /// Stops the device. One whose worker has failed is stopped as well; what is left is to say so.
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Err(error) = self.device.stop() {
             telemetry::error!("{}: {}", self.id, telemetry::chain(&error).join(": "));
         }

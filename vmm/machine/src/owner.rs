@@ -8,6 +8,7 @@ use config::{CoreScheduling, Problem, VmConfig};
 use device::{Power, PowerEvent};
 use hypervisor::Hypervisor;
 use sandbox::Filter;
+use serde_json::Value;
 use telemetry::event;
 
 use crate::build::{Legacy, Machine, Reports};
@@ -26,6 +27,8 @@ pub(crate) struct Owner {
     built: u64,
     state: State,
     config: Option<VmConfig>,
+    /// Devices that come while the machine runs are named from this number on.
+    number: u64,
     machine: Option<Machine>,
     /// What the guest asked for just before it was paused: it happens when it goes on.
     postponed: Option<PowerEvent>,
@@ -46,6 +49,7 @@ impl Owner {
             built: 0,
             state: State::Absent,
             config: None,
+            number: 0,
             machine: None,
             postponed: None,
         }
@@ -105,6 +109,7 @@ impl Owner {
             Report::Attend(id) => {
                 if let Some(machine) = &mut self.machine {
                     machine.attend(&id);
+                    self.eject();
                 }
             }
             Report::Failed { index, why } => return Err(Error::ProcessorFailed { index, why }),
@@ -157,13 +162,10 @@ impl Owner {
                 self.configured()?;
                 self.running()?.resize_disk(&wish)?;
             }
-            Call::AddDevice { member, config } => {
-                let (whole, machine) = self.configured()?;
-                change::add_device(whole, machine.as_deref(), member, config)?;
-            }
+            Call::AddDevice { member, config } => return self.add_device(member, config),
             Call::RemoveDevice(wish) => {
                 let (config, machine) = self.configured()?;
-                change::remove_device(config, machine.as_deref(), &wish.id)?;
+                change::remove_device(config, machine, &wish.id)?;
             }
             Call::StopMonitor => {}
         }
@@ -183,10 +185,30 @@ impl Owner {
         Ok((config, self.machine.as_mut()))
     }
 
+    fn add_device(&mut self, member: &'static str, device: Value) -> Result<Answer> {
+        let (mut number, confined) = (self.number, self.options.landlock);
+        let (config, machine) = self.configured()?;
+        let added = change::add_device(config, machine, member, device, &mut number, confined);
+        self.number = number;
+        added
+    }
+
+    /// Devices that the guest is done with are gone, and belong to the configuration no more.
+    fn eject(&mut self) {
+        let gone = self.machine.as_mut().map(Machine::eject);
+        for device in gone.unwrap_or_default() {
+            if let Some(config) = &mut self.config {
+                catalog::remove(&mut config.devices, &device.id);
+            }
+            event!("vm", "device-removed", id = device.id, bdf = device.bdf);
+        }
+    }
+
     fn create(&mut self, mut config: VmConfig) -> Result<()> {
         let next = life::after(self.state, Act::Create)?;
         prepare::settle(&mut config);
         self.config = Some(config);
+        self.number = 0;
         self.state = next;
         Ok(())
     }
@@ -276,6 +298,7 @@ impl Owner {
             return Err(life::Refusal::Absent.into());
         };
         prepare::check(config)?;
+        self.number = self.number.max(catalog::next_number(&config.devices));
         if config.landlock_enable && !self.options.landlock {
             return Err(Problem::new("landlock_enable", NO_LANDLOCK).into());
         }

@@ -63,7 +63,8 @@ fn disassembled(table: &[u8]) -> String {
 #[test]
 fn acpica_reads_the_bridges_without_a_warning() {
     let pci = pci(17);
-    let nodes = pci.nodes();
+    let mut nodes = pci.nodes();
+    nodes.push(pci.hot_plug_node(0x3f_fff0_0000));
     let rendered: Vec<Rendered<'_>> = nodes.iter().map(Rendered).collect();
     let devices = rendered.iter().map(|node| node as &dyn Aml).collect();
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, *b"CLOUDH", *b"CHDSDT  ", 1);
@@ -89,6 +90,40 @@ fn acpica_reads_the_bridges_without_a_warning() {
         assert!(text.contains(expected), "no {expected} in\n{text}");
     }
     assert_eq!(text.matches("WordIO").count(), 2, "segment 0 only");
+    slots_are_described(&text);
+}
+
+/// Spaces and comments aside.
+fn squeezed(text: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(line));
+    let mut squeezed: String = lines
+        .flat_map(str::chars)
+        .filter(|c| !c.is_whitespace())
+        .collect();
+    while let (Some(start), Some(end)) = (squeezed.find("/*"), squeezed.find("*/")) {
+        squeezed.replace_range(start..end + 2, "");
+    }
+    squeezed
+}
+
+fn slots_are_described(text: &str) {
+    let text = squeezed(text);
+    let slot = "Device(S017){Name(_SUN,0x11)Name(_ADR,0x00110000)\
+        Method(_EJ0,1,Serialized){\\_SB.PHPR.PCEJ(_SUN,_SEG)}}";
+    assert_eq!(text.matches(&squeezed(slot)).count(), 17, "in each segment");
+    assert_eq!(text.matches("Device(S").count(), 17 * 31);
+    for expected in [
+        "OperationRegion(PCST,SystemMemory,0x0000003FFFF00000,0x10)",
+        "Field(PCST,DWordAcc,NoLock,WriteAsZeros){PCIU,32,PCID,32,B0EJ,32,PSEG,32}",
+        "Method(PCEJ,2,Serialized){Local0=(One<<Arg0)Acquire(BLCK,0xFFFF)PSEG=Arg1B0EJ=Local0Release(BLCK)}",
+        "\\_SB.PC10.PCNT()",
+        "\\_SB.PHPR.PSEG=0x10Local0=\\_SB.PHPR.PCIULocal1=\\_SB.PHPR.PCID",
+        "If((Local1&0x80000000)){Notify(S031,0x03)}If((Local0&0x80000000)){Notify(S031,One)}",
+    ] {
+        assert!(text.contains(expected), "no {expected}");
+    }
 }
 
 #[test]

@@ -55,6 +55,15 @@ fn slots_asked_for_by_number_are_kept_for_who_asks() {
 }
 
 #[test]
+fn a_slot_that_was_asked_for_by_number_is_anybodys_when_its_device_is_gone() {
+    let pci = pci(1);
+    let segment = pci.segment(0).unwrap();
+    segment.keep(1);
+    drop(segment.take(Some(1)).unwrap());
+    assert_eq!(segment.take(None).unwrap().address().device, 1);
+}
+
+#[test]
 fn a_segment_that_does_not_exist_is_named() {
     let pci = pci(2);
     assert_eq!(
