@@ -57,13 +57,36 @@ impl IoVectors {
     }
 
     /// Adds the `length` bytes at guest address `address`. Where they run from one region into
-    /// another this takes more than one vector.
+    /// another this takes more than one vector; what follows the last part in its region takes none
+    /// of its own, because system calls cost by the vector.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if not all of it is RAM; nothing is added then.
     pub fn push(&mut self, address: u64, length: u32) -> Result<(), Error> {
-        let before = self.vectors.len();
         let bytes = length as usize;
+        // Nearly always it is in one region.
+        if let Some((mapping, start)) = self.ram.region_at(address)
+            && let Ok(offset) = usize::try_from(start)
+            && (1..=mapping.size() - start).contains(&length.into())
+        {
+            let first = mapping.address().wrapping_byte_add(offset);
+            match self.vectors.last_mut() {
+                // Regions may adjoin by chance: only what is not at the start of one goes on in it.
+                Some(last)
+                    if start > 0
+                        && last.iov_base.wrapping_byte_add(last.iov_len) == first.cast() =>
+                {
+                    last.iov_len += bytes;
+                }
+                _ => self.vectors.push(libc::iovec {
+                    iov_base: first.cast(),
+                    iov_len: bytes,
+                }),
+            }
+            self.length += bytes;
+            return Ok(());
+        }
+        let before = self.vectors.len();
         let mut reached = 0;
         let slices =
             GuestMemoryBackend::get_slices(self.ram.memory(), GuestAddress(address), bytes);
@@ -154,7 +177,7 @@ impl IoVectors {
     }
 
     /// Fills the parts from `file`: at `offset`, or where it stands, which is the only way for sockets
-    /// and pipes. One system call, repeated only if a signal interrupts it. Gives the number of bytes:
+    /// and pipes. One system call (read(2), readv(2) or preadv(2)), repeated only if a signal interrupts it. Gives the number of bytes:
     /// 0 at the end, and possibly fewer than there is room for.
     ///
     /// # Errors
@@ -162,11 +185,13 @@ impl IoVectors {
     pub fn read_from(&self, file: impl AsFd, offset: Option<u64>) -> io::Result<usize> {
         let (fd, count) = (file.as_fd().as_raw_fd(), self.count()?);
         let position = offset.map(position).transpose()?;
-        retry(|| match position {
+        retry(|| match (position, self.vectors.as_slice()) {
             // SAFETY: the vectors point into mappings that `self` keeps, writable and never borrowed.
-            None => unsafe { libc::readv(fd, self.vectors.as_ptr(), count) },
+            (None, [one]) => unsafe { libc::read(fd, one.iov_base, one.iov_len) },
             // SAFETY: as above.
-            Some(at) => unsafe { libc::preadv(fd, self.vectors.as_ptr(), count, at) },
+            (None, _) => unsafe { libc::readv(fd, self.vectors.as_ptr(), count) },
+            // SAFETY: as above.
+            (Some(at), _) => unsafe { libc::preadv(fd, self.vectors.as_ptr(), count, at) },
         })
     }
 
@@ -178,11 +203,13 @@ impl IoVectors {
     pub fn write_to(&self, file: impl AsFd, offset: Option<u64>) -> io::Result<usize> {
         let (fd, count) = (file.as_fd().as_raw_fd(), self.count()?);
         let position = offset.map(position).transpose()?;
-        retry(|| match position {
+        retry(|| match (position, self.vectors.as_slice()) {
             // SAFETY: the vectors point into mappings that `self` keeps; the kernel only reads them.
-            None => unsafe { libc::writev(fd, self.vectors.as_ptr(), count) },
+            (None, [one]) => unsafe { libc::write(fd, one.iov_base, one.iov_len) },
             // SAFETY: as above.
-            Some(at) => unsafe { libc::pwritev(fd, self.vectors.as_ptr(), count, at) },
+            (None, _) => unsafe { libc::writev(fd, self.vectors.as_ptr(), count) },
+            // SAFETY: as above.
+            (Some(at), _) => unsafe { libc::pwritev(fd, self.vectors.as_ptr(), count, at) },
         })
     }
 
@@ -353,6 +380,21 @@ mod tests {
             (1, 0)
         );
         assert_eq!(vectors.copy_to_at(usize::MAX, &mut seen), 0);
+    }
+
+    #[test]
+    fn what_follows_in_the_same_region_takes_no_vector_of_its_own() {
+        let vectors = vectors(&[
+            (0x1000, 100),
+            (0x1064, 28),
+            (0x1000, 128),
+            ((1 << 20) - 8, 8),
+            (1 << 20, 8),
+            ((1 << 20) + 8, 8),
+        ]);
+        let lengths: Vec<usize> = vectors.as_raw().iter().map(|part| part.iov_len).collect();
+        assert_eq!(lengths, [128, 128, 8, 16]);
+        assert_eq!(vectors.len(), 280);
     }
 
     #[test]
