@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime, clock_gettime_dynamic};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 
 /// What a clock shows (`VIRTIO_RTC_CLOCK_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Clocks {
     /// What a clock shows, in nanoseconds; none if the host cannot tell now.
     pub(crate) fn read(&self, clock: Type) -> Option<u64> {
         match clock {
-            Type::UtcMaybeSmeared => nanoseconds(clock_gettime(ClockId::Realtime)),
+            Type::UtcMaybeSmeared => nanoseconds(read(ClockId::CLOCK_REALTIME)?),
             Type::Monotonic => Some(self.monotonic()),
             Type::Tai => tai(),
         }
@@ -89,18 +90,24 @@ impl Clocks {
 /// International Atomic Time. A kernel whom nobody has told the offset thinks that it is UTC (adjtimex(2)), from which
 /// it is 37 s off.
 fn tai() -> Option<u64> {
-    let utc = clock_gettime(ClockId::Realtime);
-    let tai = clock_gettime_dynamic(DynamicClockId::Tai).ok()?;
+    let utc = read(ClockId::CLOCK_REALTIME)?;
+    let tai = read(ClockId::CLOCK_TAI)?;
     // Read one after the other they differ by a little, and by whole seconds only if the kernel knows.
-    (tai.tv_sec - utc.tv_sec > 1)
+    (tai.tv_sec() - utc.tv_sec() > 1)
         .then(|| nanoseconds(tai))
         .flatten()
 }
 
+/// By the C library, which has found the kernel's page for that before any thread was filtered. (`rustix` looks for it
+/// at its first call, and needs system calls to do so.)
+fn read(clock: ClockId) -> Option<TimeSpec> {
+    clock_gettime(clock).ok()
+}
+
 /// None before 1970.
-fn nanoseconds(time: Timespec) -> Option<u64> {
-    let seconds = u64::try_from(time.tv_sec).ok()?;
-    let rest = u64::try_from(time.tv_nsec).ok()?;
+fn nanoseconds(time: TimeSpec) -> Option<u64> {
+    let seconds = u64::try_from(time.tv_sec()).ok()?;
+    let rest = u64::try_from(time.tv_nsec()).ok()?;
     seconds.checked_mul(1_000_000_000)?.checked_add(rest)
 }
 
@@ -110,7 +117,7 @@ mod tests {
 
     #[test]
     fn times_that_do_not_fit_are_none() {
-        let time = |tv_sec, tv_nsec| nanoseconds(Timespec { tv_sec, tv_nsec });
+        let time = |tv_sec, tv_nsec| nanoseconds(TimeSpec::new(tv_sec, tv_nsec));
         assert_eq!(time(1, 5), Some(1_000_000_005));
         assert_eq!(time(-1, 0), None);
         assert_eq!(time(i64::MAX, 0), None);

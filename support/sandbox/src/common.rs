@@ -3,9 +3,9 @@
 use libc::{
     F_GETFD, PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PROT_EXEC, SYS_brk, SYS_clock_gettime,
     SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_epoll_create1, SYS_epoll_ctl,
-    SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_exit, SYS_fcntl, SYS_futex, SYS_getrandom,
-    SYS_madvise, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_prctl,
-    SYS_read, SYS_restart_syscall, SYS_rseq, SYS_rt_sigprocmask, SYS_sched_getaffinity,
+    SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_exit, SYS_fcntl, SYS_futex, SYS_getcwd,
+    SYS_getrandom, SYS_madvise, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep,
+    SYS_prctl, SYS_read, SYS_restart_syscall, SYS_rseq, SYS_rt_sigprocmask, SYS_sched_getaffinity,
     SYS_sched_yield, SYS_seccomp, SYS_set_robust_list, SYS_sigaltstack, SYS_timerfd_create,
     SYS_timerfd_settime, SYS_write, SYS_writev,
 };
@@ -54,6 +54,8 @@ pub const COMMON: &[Allow] = &[
     Allow::call(SYS_restart_syscall),
     // The seed of a thread's first hash map, and of the allocator's cache.
     Allow::call(SYS_getrandom),
+    // What a relative path counts from, for files to be removed at the end ([`crate::crash::LastAct`]).
+    Allow::call(SYS_getcwd),
     // The end of a thread: signals off, alternate stack away, exit.
     Allow::call(SYS_rt_sigprocmask),
     Allow::call(SYS_sigaltstack),

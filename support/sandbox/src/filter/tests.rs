@@ -156,6 +156,14 @@ fn a_common_thread_can_do_what_threads_do() {
 }
 
 #[test]
+fn a_common_thread_names_a_file_that_is_removed_at_the_end() {
+    let named = on_thread(&common(Mode::Errno), || {
+        crate::crash::LastAct::remove_file("not/there".as_ref()).map(drop)
+    });
+    assert!(named.is_ok(), "{named:?}");
+}
+
+#[test]
 fn trap_ends_the_process() {
     match part().as_deref() {
         None => {
