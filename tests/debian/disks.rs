@@ -38,7 +38,7 @@ pub(crate) fn options(mut builder: Builder, folder: &Path) -> Builder {
 /// The guest's name of the disk with this serial number.
 fn device(debian: &mut Debian, serial: &str) -> String {
     let script = format!(
-        "for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" = {serial} ] && echo /dev/${{d##*/}}; done"
+        "for d in /sys/block/vd*; do if [ \"$(cat $d/serial)\" = {serial} ]; then echo /dev/${{d##*/}}; fi; done"
     );
     debian.run(&script).trim().to_owned()
 }
