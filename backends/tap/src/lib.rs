@@ -16,6 +16,7 @@
 //! [`Tap::configure`] changes only what was asked for and is different, so that a prepared tap needs no rights.
 
 mod adopt;
+mod batch;
 mod error;
 mod open;
 mod settings;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use sandbox::Allow;
 
+pub use batch::{Batch, MOST_FRAMES, Outcome};
 pub use error::{Error, Result};
 pub use open::{check_name, node};
 pub use settings::{Settings, prefix_length};
@@ -50,6 +52,8 @@ pub const OPEN_SYSCALLS: &[Allow] = &[
         &[libc::AF_INET as u64, libc::AF_INET6 as u64],
     ),
     Allow::call(libc::SYS_bind),
+    // A ring for a `Batch`.
+    Allow::call(libc::SYS_io_uring_setup),
     Allow::arg32(
         libc::SYS_fcntl,
         1,
@@ -79,10 +83,11 @@ pub const OPEN_SYSCALLS: &[Allow] = &[
     ]),
 ];
 
-/// System calls of whoever has a [`Queue`]: reading frames (writing is in [`sandbox::COMMON`]),
-/// [`Queue::set_offloads`] and [`Queue::set_attached`].
+/// System calls of whoever has a [`Queue`]: reading frames (writing one by one is in [`sandbox::COMMON`]), sending a
+/// [`Batch`] that somebody else has made, [`Queue::set_offloads`] and [`Queue::set_attached`].
 pub const QUEUE_SYSCALLS: &[Allow] = &[
     Allow::call(libc::SYS_readv),
+    Allow::call(libc::SYS_io_uring_enter),
     Allow::ioctl(&[libc::TUNSETOFFLOAD, libc::TUNSETQUEUE]),
 ];
 

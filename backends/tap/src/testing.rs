@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 
 use libc::{c_int, c_void, socklen_t};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::Queue;
 use crate::sys::{self, InterfaceRequest};
 
 /// Puts the calling thread, and those it starts, into a network namespace of its own, without IPv6's chatter.
@@ -35,6 +37,18 @@ pub fn ip(arguments: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {errors}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A queue whose other end is a socket of the test, which can be full: it takes about `bytes` bytes of frames, with
+/// what the kernel needs for them. Each read of the socket is a frame with its header.
+#[must_use]
+pub fn narrow_queue(bytes: usize) -> (Queue, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let kind = SocketType::SEQPACKET;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).expect("a pair of sockets");
+    rustix::net::sockopt::set_socket_send_buffer_size(&ours, bytes).expect("a size");
+    (Queue(ours), theirs)
 }
 
 /// A packet socket (packet(7)): sees and sends whole frames on one interface.

@@ -285,3 +285,110 @@ fn a_prepared_tap_takes_no_rights() {
     assert!(output.status.success(), "{said}{errors}");
     assert!(said.contains("1 passed"), "{said}");
 }
+
+fn batch(ram: &memory::GuestRam, frames: &[&[u8]]) -> Batch {
+    let mut batch = Batch::new(ram);
+    for (index, frame) in (0u64..).zip(frames) {
+        let place = batch.next_frame().unwrap();
+        // In two parts, every second one.
+        let (first, second) = frame.split_at(frame.len() / 2);
+        let mut address = 0x1000 * (index + 1);
+        for part in if index % 2 == 0 {
+            [*frame, &[]]
+        } else {
+            [first, second]
+        } {
+            if !part.is_empty() {
+                ram.write(address, part).unwrap();
+                place.push(address, part.len().try_into().unwrap()).unwrap();
+                address += 0x800;
+            }
+        }
+    }
+    batch
+}
+
+fn ram() -> memory::GuestRam {
+    let region = memory::RegionSpec {
+        start: 0,
+        size: 2 << 20,
+    };
+    memory::GuestRam::new(&[region], &memory::RamOptions::default()).unwrap()
+}
+
+#[test]
+fn a_batch_sends_in_order_what_it_can_and_tells_of_each_frame() {
+    if !own_network() {
+        return;
+    }
+    let tap = Tap::open("t0", 1).unwrap();
+    tap.configure(&Settings::default()).unwrap();
+    let wire = Wire::new("t0");
+    let frame = |number: u8| {
+        let mut frame = vec![number; HEADER + 60];
+        frame[..HEADER].fill(0);
+        frame[HEADER..HEADER + 6].fill(0xff);
+        frame[HEADER + 12..HEADER + 14].copy_from_slice(&[0x88, 0xb5]);
+        frame
+    };
+    // Alone, one by one, and all that fit.
+    for count in [1, 3, 8, MOST_FRAMES] {
+        let mut frames: Vec<_> = (0..count).map(|it| frame(it.try_into().unwrap())).collect();
+        // Nonsense in between, also at the end, and nothing at all.
+        if count == 8 {
+            frames[2][..4].copy_from_slice(&[1, 1, 0, 0]);
+            frames[4] = Vec::new();
+            frames[7].truncate(HEADER + 3);
+        }
+        let list: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let mut batch = batch(&ram(), &list);
+        assert_eq!(count == MOST_FRAMES, batch.next_frame().is_none());
+        let mut expected = vec![Outcome::Sent; count];
+        if count < MOST_FRAMES {
+            // The empty frame that was asked for just now.
+            expected.push(Outcome::Refused);
+        }
+        if count == 8 {
+            for index in [2, 4, 7] {
+                expected[index] = Outcome::Refused;
+            }
+        }
+        batch.send(&tap.queues()[0]);
+        assert_eq!(batch.outcomes(), expected);
+        for (frame, outcome) in frames.iter().zip(&expected) {
+            if *outcome == Outcome::Sent {
+                assert!(wire.wait() == frame[HEADER..]);
+            }
+        }
+        assert!(wire.receive().is_none());
+        batch.send(&tap.queues()[0]);
+        assert!(batch.outcomes().is_empty(), "it was sent");
+    }
+}
+
+#[test]
+fn a_queue_that_is_full_says_so_at_once() {
+    let (queue, end) = testing::narrow_queue(1);
+    let frames = [[7u8; 1000].as_slice(); 20];
+    let mut batch = batch(&ram(), &frames);
+    batch.send(&queue);
+    let sent = |outcome: &&Outcome| **outcome == Outcome::Sent;
+    let taken = batch.outcomes().iter().take_while(sent).count();
+    assert!((1..20).contains(&taken), "{taken}");
+    assert!(
+        batch.outcomes()[taken..]
+            .iter()
+            .all(|it| *it == Outcome::Full)
+    );
+    assert_eq!(batch.send_again(taken, &queue), Outcome::Full);
+    let mut seen = [0; 2000];
+    for _ in 0..taken {
+        let (_, count) =
+            rustix::net::recv(&end, &mut seen, rustix::net::RecvFlags::empty()).unwrap();
+        assert_eq!(count, 1000);
+    }
+    assert_eq!(batch.send_again(taken, &queue), Outcome::Sent);
+    drop(end);
+    assert_eq!(batch.send_again(taken, &queue), Outcome::Refused);
+    assert_eq!(batch.send_again(MOST_FRAMES, &queue), Outcome::Refused);
+}

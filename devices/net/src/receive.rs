@@ -63,7 +63,7 @@ pub(crate) struct Receive {
     owed: Option<u64>,
     /// The driver is given time to add buffers.
     short: bool,
-    /// It had its time.
+    /// It had its time, and added none since.
     impatient: bool,
     /// Those that a frame took, for a moment.
     used: Vec<(Chain, u32)>,
@@ -170,7 +170,7 @@ impl Receive {
         }
         self.short = true;
         let all = self.pool.len() >= usize::from(self.ring.size());
-        if all || std::mem::take(&mut self.impatient) {
+        if all || self.impatient {
             return None;
         }
         Some(Turn::Short(PATIENCE))
@@ -189,6 +189,7 @@ impl Receive {
             "a receive buffer has more parts than the kernel takes"
         } else {
             self.pool.push_back(chain);
+            self.impatient = false;
             return true;
         };
         self.ring.put_back(chain);

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
 use reactor::{Interest, Readiness, Sources, Timer, Token, Worker};
-use tap::Queue;
+use tap::{Batch, Queue};
 use virtio::Ring;
 
 use crate::receive::{self, Receive};
@@ -46,6 +46,7 @@ pub(crate) struct PairWorker {
     orders: Receiver<Order>,
     receive: Option<Receive>,
     transmit: Option<Transmit>,
+    batch: Batch,
     /// Frames that come can be received.
     receiving: bool,
     /// Frames that the tap did not take wait for it.
@@ -67,6 +68,7 @@ impl PairWorker {
     ) -> Self {
         Self {
             index,
+            batch: Batch::new(&shared.ram),
             shared,
             queue,
             orders,
@@ -88,7 +90,7 @@ impl PairWorker {
                 let mtu = self.shared.host.mtu.map_or(1500, usize::from);
                 self.receive = Some(Receive::new(ring, ram, mtu));
             }
-            Side::Transmit => self.transmit = Some(Transmit::new(ring, ram)),
+            Side::Transmit => self.transmit = Some(Transmit::new(ring)),
         }
     }
 
@@ -189,7 +191,7 @@ impl PairWorker {
         };
         let mut tally = Tally::default();
         let limit = self.shared.transmit_limit.as_ref();
-        let turn = transmit.turn(&self.queue, limit, &mut tally);
+        let turn = transmit.turn(&mut self.batch, &self.queue, limit, &mut tally);
         self.shared.counters.transmit.add(tally);
         match turn {
             transmit::Turn::Idle | transmit::Turn::Blocked => {}

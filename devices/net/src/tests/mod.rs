@@ -3,6 +3,7 @@
 mod config;
 mod control;
 mod frames;
+mod full;
 mod life;
 mod offloads;
 
