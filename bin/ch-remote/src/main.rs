@@ -1,0 +1,8 @@
+//! The client's executable. See the library of this crate.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ch_remote::main()
+}
