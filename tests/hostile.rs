@@ -1,27 +1,48 @@
 //! A guest that breaks the rules: the device asks for a reset or ignores it, works again after a reset, and
 //! everything else goes on. What is done is in the guest's `tests/`; a test here is one attack on every device.
 
-use testkit::Builder;
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use nix::sched::{CloneFlags, unshare};
 use testkit::bare::Bare;
 
-/// Longest that an attack takes, also in an emulated host.
+/// Longest that an attack on all devices takes, also in an emulated host.
 const SECONDS: u64 = 120;
 
-/// The devices that are attacked.
-const VICTIMS: &[&str] = &["console", "rng"];
+/// The devices that are attacked, in the order of their slots.
+const VICTIMS: &[&str] = &[
+    "console", "block", "net", "rng", "pmem", "vsock", "balloon", "watchdog", "rtc",
+];
 
-/// A machine with all of them.
-fn machine(builder: Builder) -> Builder {
-    builder.console("null")
-}
-
+/// One attack on each device of a machine that has all of them.
 fn attack(name: &str) {
-    for victim in VICTIMS {
-        let words = format!("test=attack attack={name} dev={victim}");
-        let guest = Bare::start(&words, machine).and_then(|guest| guest.finish(SECONDS));
-        if let Err(error) = guest {
-            panic!("{name} on {victim}: {error}");
+    // The tap is in a network of this thread and its children alone.
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["disk", "pmem"] {
+        let file = std::fs::File::create(path(name)).unwrap();
+        file.set_len(4 << 20).unwrap();
+    }
+    let guest = Bare::start(&format!("test=attack attack={name}"), |builder| {
+        builder
+            .console("null")
+            .arg("--disk", format!("path={},image_type=raw", path("disk")))
+            .arg("--net", "tap=")
+            .arg("--pmem", format!("file={}", path("pmem")))
+            .arg("--vsock", format!("cid=3,socket={}", path("vsock")))
+            .arg("--balloon", "size=0,free_page_reporting=on")
+            .flag("--watchdog")
+            .arg("--rtc", "id=clocks")
+            .flag("--pvpanic")
+    });
+    match guest.and_then(|guest| guest.finish(SECONDS)) {
+        Ok(report) => {
+            let facts = report.facts().filter(|(name, _)| *name == "victim");
+            let victims: Vec<&str> = facts.map(|(_, value)| value).collect();
+            assert_eq!(victims, VICTIMS);
         }
+        Err(error) => panic!("{name}: {error}"),
     }
 }
 
@@ -75,9 +96,13 @@ attacks! {
     doorbells_of_no_queue
     doorbells_before_driver_ok
     status_takes_bits_back
-    reset_in_flight
     config_written
     overlapping_queues
+    // resets.rs
+    reset_in_flight
+    queue_reset_in_flight
+    queue_reset_not_agreed
+    reset_after_reset
     // pci.rs
     unmapped_reads
     bar_moved_and_back

@@ -3,10 +3,13 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use testkit::Builder;
+use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
 use testkit::bare::{Bare, Report};
+use testkit::{Builder, Exit, Signal};
 
 /// Longest that anything of this guest takes, also in an emulated host.
 const SECONDS: u64 = 60;
@@ -33,9 +36,131 @@ fn what_is_there_is_found_by_both_ways_to_configuration_space() {
 
 #[test]
 fn every_device_does_something() {
-    let report = run("test=work", |builder| builder.console("null"));
-    assert_eq!(report.fact("works.console"), Some("yes"));
-    assert_eq!(report.fact("works.rng"), Some("yes"));
+    // The tap is in a network of this thread and its children alone.
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["disk", "pmem"] {
+        let file = std::fs::File::create(path(name)).unwrap();
+        file.set_len(4 << 20).unwrap();
+    }
+    let report = run("test=work", |builder| {
+        builder
+            .console("null")
+            .arg("--disk", format!("path={},image_type=raw", path("disk")))
+            .arg("--net", "tap=")
+            .arg("--pmem", format!("file={}", path("pmem")))
+            .arg("--vsock", format!("cid=3,socket={}", path("vsock")))
+            .arg("--balloon", "size=0,free_page_reporting=on")
+            .flag("--watchdog")
+            .arg("--rtc", "id=clocks")
+    });
+    let facts = report.facts();
+    let works = facts.filter_map(|(name, value)| Some((name.strip_prefix("works.")?, value)));
+    let all = [
+        "console", "block", "net", "rng", "pmem", "vsock", "balloon", "watchdog", "rtc",
+    ];
+    assert!(works.eq(all.map(|name| (name, "yes"))), "{report:?}");
+    // What the guest wrote at the ends of both.
+    let words = |name| {
+        let bytes = std::fs::read(path(name)).unwrap();
+        (bytes[..8].to_vec(), bytes[bytes.len() - 8..].to_vec())
+    };
+    let (start, end) = words("pmem");
+    assert!(start == end && start != [0; 8], "{start:?} {end:?}");
+    let (start, end) = words("disk");
+    assert!(
+        start == [0; 8] && end[0] != 0 && end == [end[0]; 8],
+        "{start:?} {end:?}"
+    );
+}
+
+/// What the event monitor was told so far: source and event, and what the event says.
+fn events(file: &Path) -> Vec<(String, Value)> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let events = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    events
+        .map_while(Result::ok)
+        .map(|mut event| {
+            let name = text(&event["source"]) + "/" + &text(&event["event"]);
+            (name, event["properties"].take())
+        })
+        .collect()
+}
+
+#[test]
+fn a_crash_of_the_guest_is_an_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events");
+    let report = run("test=panic", |builder| {
+        builder
+            .flag("--pvpanic")
+            .arg("--event-monitor", format!("path={}", file.display()))
+    });
+    assert_eq!(report.fact("events"), Some("0x3"));
+    let told = events(&file);
+    let panics = told.iter().filter(|(name, _)| name == "guest/panic");
+    let panics: Vec<&str> = panics
+        .map(|(_, more)| more["event"].as_str().unwrap_or_default())
+        .collect();
+    assert_eq!(panics, ["panic", "crash_loaded", "unknown_event"]);
+}
+
+#[test]
+fn the_clocks_of_the_host_are_read() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let before = now();
+    let report = run("test=clocks", |builder| builder.arg("--rtc", "id=clocks"));
+    let after = now();
+    // International Atomic Time is there if the host's kernel knows it.
+    assert!(matches!(report.fact("clocks"), Some("2" | "3")));
+    let utc: u64 = report.fact("utc").unwrap().parse().unwrap();
+    let utc = Duration::from_nanos(utc);
+    assert!(before < utc && utc < after, "{before:?} {utc:?} {after:?}");
+}
+
+#[test]
+fn a_watchdog_lets_go_of_a_guest_whose_driver_leaves() {
+    let report = run("test=watchdog seconds=0 leave=yes", |builder| {
+        builder.flag("--watchdog").arg("--rtc", "id=clocks")
+    });
+    assert!(report.fact("silent").is_some());
+}
+
+#[test]
+#[ignore = "the watchdog waits for 20 seconds, and is pinged for longer"]
+fn a_guest_that_is_silent_for_20_seconds_is_reset_and_one_that_pings_is_not() {
+    const PINGED: u64 = 25;
+    const TIMEOUT: u64 = 20;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events");
+    let words = format!("test=watchdog seconds={PINGED}");
+    let mut guest = Bare::start(&words, |builder| {
+        builder
+            .flag("--watchdog")
+            .arg("--rtc", "id=clocks")
+            .arg("--event-monitor", format!("path={}", file.display()))
+    })
+    .unwrap();
+    let start = Instant::now();
+    let reboots = || events(&file).iter().any(|(name, _)| name == "vm/rebooted");
+    guest.wait_for("silent", PINGED + SECONDS).unwrap();
+    assert!(!reboots());
+    let silent = Instant::now();
+    while !reboots() {
+        let waited = silent.elapsed().as_secs();
+        assert!(waited < TIMEOUT + SECONDS, "{:?}", guest.report());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // The guest says that it is silent just after its last ping.
+    let (after, whole) = (silent.elapsed(), start.elapsed());
+    assert!(
+        after >= Duration::from_secs(TIMEOUT - 1),
+        "{after:?} of {whole:?}"
+    );
+    guest.vm.signal(Signal::TERM).unwrap();
+    assert_eq!(guest.vm.wait_exit(SECONDS).unwrap(), Exit::Code(0));
 }
 
 #[test]

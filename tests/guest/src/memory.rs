@@ -9,8 +9,10 @@ unsafe extern "C" {
     static mut pml4: u8;
 }
 
-/// Where free RAM begins: far behind the program.
-const FREE_START: u64 = 0x80_0000;
+/// Where page tables are, far behind the program; they stay for good.
+const TABLES: core::ops::Range<u64> = 0x60_0000..0x80_0000;
+/// Where free RAM begins.
+const FREE_START: u64 = TABLES.end;
 const PAGE: u64 = 0x1000;
 const LARGE_PAGE: u64 = 0x20_0000;
 /// Page table entry bits (Intel SDM volume 3, 5.5.4): present, writable, user; and a large page.
@@ -20,6 +22,7 @@ const LEAF: u64 = 0x87;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 static NEXT: AtomicU64 = AtomicU64::new(FREE_START);
+static NEXT_TABLE: AtomicU64 = AtomicU64::new(TABLES.start);
 static END: AtomicU64 = AtomicU64::new(0);
 
 /// Learns where RAM ends; below 3 GiB.
@@ -32,12 +35,21 @@ pub(crate) fn ram_end() -> u64 {
     END.load(Ordering::Relaxed)
 }
 
-/// Takes zeroed RAM; it is never given back.
+/// What was taken so far, for [`give_back`].
+pub(crate) fn taken() -> u64 {
+    NEXT.load(Ordering::Relaxed)
+}
+
+/// Gives back what was taken since. No device may use it any more.
+pub(crate) fn give_back(taken: u64) {
+    NEXT.store(taken, Ordering::Relaxed);
+}
+
+/// Takes zeroed RAM; it stays taken, unless all that was taken later is given back with it.
 pub(crate) fn take(len: u64, align: u64) -> u64 {
     let start = NEXT.load(Ordering::Relaxed).next_multiple_of(align);
     assert!(start + len <= ram_end(), "the guest has too little memory");
     NEXT.store(start + len, Ordering::Relaxed);
-    // The first GiB is mapped from the start; tables are taken from there.
     map(start, len);
     fill(start, len, 0);
     start
@@ -57,8 +69,9 @@ fn map_page(address: u64) {
     for shift in [39, 30] {
         let entry = table + 8 * (address >> shift & 511);
         if read64(entry) & 1 == 0 {
-            let new = NEXT.load(Ordering::Relaxed).next_multiple_of(PAGE);
-            NEXT.store(new + PAGE, Ordering::Relaxed);
+            // The first GiB is mapped from the start.
+            let new = NEXT_TABLE.fetch_add(PAGE, Ordering::Relaxed);
+            assert!(new < TABLES.end, "too many places are mapped");
             fill(new, PAGE, 0);
             write64(entry, new | TABLE);
         }

@@ -85,7 +85,7 @@ pub(crate) fn work(device: &Device) {
     let mut disk = Disk::start(device);
     let (buffer, other) = (take(SECTOR, SECTOR), take(SECTOR, SECTOR));
     let last = disk.capacity.saturating_sub(1);
-    let letter = (ticks() & 0xff) as u8;
+    let letter = (ticks() & 0xff) as u8 | 1;
     fill(buffer, SECTOR, letter);
     fill(other, SECTOR, !letter);
     for (what, kind, data) in [

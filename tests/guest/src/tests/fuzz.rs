@@ -3,13 +3,17 @@
 use super::Attack;
 use crate::memory::{self, read32, take, write16, write32};
 use crate::pci::{self, BAR0, COMMAND};
-use crate::virtio::{Device, field};
+use crate::virtio::{Device, field, kind};
 
 pub(super) const ATTACKS: &[Attack] = &[
     ("fuzz-registers", fuzz_registers),
     ("fuzz-rings", fuzz_rings),
     ("fuzz-config-space", fuzz_config_space),
 ];
+
+/// How much of it there is for each device.
+const ACCESSES: u32 = 4_000;
+const ROUNDS: u32 = 60;
 
 /// RAM from here on is nobody's, so that the device may write there.
 const FREE: u64 = 32 << 20;
@@ -46,7 +50,7 @@ impl Numbers {
 fn fuzz_registers(device: &mut Device) {
     let mut numbers = Numbers(0x1234_5678_9abc_def1);
     let base = device.function.bar_address(0);
-    for _ in 0..20_000 {
+    for _ in 0..ACCESSES {
         let start = match numbers.below(8) {
             0..4 => device.common,
             4 => device.config,
@@ -77,7 +81,7 @@ fn fuzz_rings(device: &mut Device) {
     let mut numbers = Numbers(0xfeed_beef_0bad_cafe);
     let place = take(0x1_0000, 4096);
     let ram = take(0x1_0000, 4096);
-    for _ in 0..300 {
+    for _ in 0..ROUNDS {
         device.agree(crate::virtio::feature::INDIRECT_DESC | crate::virtio::feature::EVENT_IDX);
         for index in 0..device.queues().min(16) {
             device.set(field::QUEUE_SELECT, 2, index.into());
@@ -109,11 +113,7 @@ fn fuzz_rings(device: &mut Device) {
             write16(base + 0x402, numbers.below(u64::from(SIZE) + 1) as u16);
             write32(base + 0x800, 0);
         }
-        // What devices take for headers.
-        for _ in 0..64 {
-            let at = ram + 4 * numbers.below(0x4000);
-            write32(at, numbers.value() as u32);
-        }
+        headers(device.kind, ram, &mut numbers);
         device.go();
         for index in 0..device.queues().min(16) {
             write16(device.doorbell(index), index);
@@ -124,6 +124,20 @@ fn fuzz_rings(device: &mut Device) {
     device.reset();
 }
 
+/// Fills 64 KiB that devices take for headers.
+fn headers(kind: u16, ram: u64, numbers: &mut Numbers) {
+    for _ in 0..64 {
+        let at = ram + 4 * numbers.below(0x4000);
+        // For a balloon they are pages that the host may take away: none that this program is in. Of these bytes, in
+        // whatever order, are pages below 1 MiB, and beyond the end.
+        let value = match kind {
+            kind::BALLOON => [0, u64::MAX][numbers.below(2) as usize],
+            _ => numbers.value(),
+        };
+        write32(at, value as u32);
+    }
+}
+
 /// Random writes to all of configuration space; then the BAR and the command register are put back.
 fn fuzz_config_space(device: &mut Device) {
     let mut numbers = Numbers(0x0dd0_5eed_0dd0_5eed);
@@ -131,7 +145,7 @@ fn fuzz_config_space(device: &mut Device) {
     let ecam = pci::ecam().unwrap_or(0) + (function.slot << 15);
     let before = [BAR0, BAR0 + 4].map(|at| function.read(at, 4));
     let ids = function.ids();
-    for _ in 0..20_000 {
+    for _ in 0..ACCESSES {
         let (width, limit) = (
             1 << numbers.below(4),
             if numbers.below(4) == 0 { 0x1000 } else { 0x100 },

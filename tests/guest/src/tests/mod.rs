@@ -3,12 +3,15 @@
 mod basic;
 mod fuzz;
 mod pci;
+mod resets;
 mod rings;
 mod setup;
+mod special;
 
 use crate::acpi;
 use crate::boot::Boot;
 use crate::devices;
+use crate::memory;
 use crate::virtio::Device;
 
 /// A test: its name and what it does.
@@ -18,39 +21,45 @@ type Test = (&'static str, fn(&Boot));
 /// the device and all others have to work.
 type Attack = (&'static str, fn(&mut Device));
 
-/// Does what `test=NAME` on the command line says. `test=attack` takes `attack=NAME` and the name of a device,
-/// `dev=NAME`.
+/// Does what `test=NAME` on the command line says. `test=attack` takes `attack=NAME`.
 pub(crate) fn run(boot: &Boot) {
     crate::pci::use_ecam(acpi::ecam(boot.rsdp));
     let name = boot.word("test").unwrap_or("enumerate");
     if name == "attack" {
-        return attack(boot);
+        return attack_all(boot.word("attack").unwrap_or(""));
     }
-    match basic::TESTS.iter().find(|(known, _)| *known == name) {
+    let tests = [basic::TESTS, special::TESTS];
+    match tests
+        .into_iter()
+        .flatten()
+        .find(|(known, _)| *known == name)
+    {
         Some((_, test)) => test(boot),
         None => fail!("there is no test {name}"),
     }
 }
 
-fn attack(boot: &Boot) {
-    let (name, device) = (
-        boot.word("attack").unwrap_or(""),
-        boot.word("dev").unwrap_or(""),
-    );
-    let attacks = [rings::ATTACKS, setup::ATTACKS, pci::ATTACKS, fuzz::ATTACKS];
-    let Some((_, attack)) = attacks
-        .into_iter()
-        .flatten()
-        .find(|(known, _)| *known == name)
-    else {
+/// One attack on one device after the other.
+fn attack_all(name: &str) {
+    let attacks = [
+        rings::ATTACKS,
+        setup::ATTACKS,
+        resets::ATTACKS,
+        pci::ATTACKS,
+        fuzz::ATTACKS,
+    ];
+    let mut attacks = attacks.into_iter().flatten();
+    let Some((_, attack)) = attacks.find(|(known, _)| *known == name) else {
         return fail!("there is no attack {name}");
     };
-    let Some(mut victim) = devices::kind_named(device).and_then(Device::find) else {
-        return fail!("there is no device {device}");
-    };
-    devices::work(&victim);
-    attack(&mut victim);
-    devices::others_work(&victim);
-    devices::work(&victim);
-    devices::others_work(&victim);
+    devices::all_work();
+    for mut victim in Device::all() {
+        fact!("victim {}", devices::name(victim.kind));
+        let taken = memory::taken();
+        attack(&mut victim);
+        devices::all_work();
+        // Nobody uses what they were told any more.
+        Device::all().for_each(|device| device.reset());
+        memory::give_back(taken);
+    }
 }

@@ -32,6 +32,20 @@ fn bar0(device: &Device) -> Option<Bar> {
     bar
 }
 
+/// The nearest address below a BAR where no other one is.
+fn below(bar: Bar) -> u64 {
+    let taken = |address: u64| {
+        let bars = |function: Function| (0..6).filter_map(move |index| function.bar(index));
+        let holds = |bar: Bar| (bar.address..bar.address + bar.size).contains(&address);
+        pci::functions().flat_map(bars).any(holds)
+    };
+    let mut address = bar.address - bar.size;
+    while taken(address) {
+        address -= bar.size;
+    }
+    address
+}
+
 /// Where nothing is, ones are read and writes are lost.
 fn unmapped_reads(device: &mut Device) {
     let Some(bar) = bar0(device) else { return };
@@ -40,7 +54,7 @@ fn unmapped_reads(device: &mut Device) {
     let nobody = [
         0xd000_0000,
         1 << 40,
-        bar.address + bar.size,
+        below(bar),
         ecam + (31 << 15),
         ecam + (1 << 12),
     ];
@@ -63,8 +77,10 @@ fn unmapped_reads(device: &mut Device) {
 fn bar_moved_and_back(device: &mut Device) {
     let Some(bar) = bar0(device) else { return };
     let first = bar.address;
-    for step in 1..=4 {
-        let address = first - (step << 30);
+    // Some have 32 bits, and a smaller window.
+    let step = if bar.wide { 1 << 30 } else { 16 << 20 };
+    for count in 1..=4 {
+        let address = first - count * step;
         device.function.move_bar(&bar, address);
         expect!(
             device.function.bar_address(0) == address,
@@ -236,9 +252,8 @@ fn msix_pending_bits(device: &mut Device) {
     }
     msix.control(0x8000);
     device.agree(0);
-    let index = devices::busy_queue(device.kind);
-    let mut queue = device.queue(index, 8, 0);
-    device.set(field::QUEUE_SELECT, 2, index.into());
+    let mut queue = devices::queues(device, 8, 0);
+    device.set(field::QUEUE_SELECT, 2, queue.index.into());
     device.set(field::QUEUE_VECTOR, 2, 1);
     expect!(
         device.get(field::QUEUE_VECTOR, 2) == 1,
@@ -274,11 +289,10 @@ fn msix_messages_anywhere(device: &mut Device) {
         for vector in 0..msix.vectors {
             msix.entry(vector, address, data, false);
         }
-        let index = devices::busy_queue(device.kind);
-        let mut queue = device.queue(index, 8, 0);
+        let mut queue = devices::queues(device, 8, 0);
         // This one wants interrupts.
         memory::write16(queue.addresses()[1], 0);
-        device.set(field::QUEUE_SELECT, 2, index.into());
+        device.set(field::QUEUE_SELECT, 2, queue.index.into());
         device.set(field::QUEUE_VECTOR, 2, 1);
         device.set(field::CONFIG_VECTOR, 2, 0);
         device.go();

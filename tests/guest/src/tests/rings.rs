@@ -1,7 +1,7 @@
 //! Chains and rings that no driver may make (VIRTIO 1.3, 2.7): the device asks for a reset.
 
 use super::Attack;
-use crate::devices::busy_queue;
+use crate::devices;
 use crate::memory::{ram_end, take};
 use crate::virtio::{
     DESCRIPTOR_INDIRECT as INDIRECT, DESCRIPTOR_NEXT as NEXT, DESCRIPTOR_WRITE as WRITE, Device,
@@ -72,18 +72,8 @@ pub(super) const ATTACKS: &[Attack] = &[
 /// the queue alone from then on.
 fn broken(device: &Device, features: u64, attack: impl FnOnce(&mut Queue)) {
     let agreed = device.agree(features);
-    let busy = busy_queue(device.kind);
-    let mut victim = None;
-    for index in 0..device.queues() {
-        let queue = device.queue(index, 64, agreed);
-        if index == busy {
-            victim = Some(queue);
-        }
-    }
+    let mut queue = devices::queues(device, 64, agreed);
     device.go();
-    let Some(mut queue) = victim else {
-        return fail!("there is no queue {busy}");
-    };
     attack(&mut queue);
     queue.ring();
     expect!(device.comes_to_need_reset(), "it does not ask for a reset");

@@ -1,10 +1,9 @@
 //! A driver that comes to terms with a device in ways it must not (VIRTIO 1.3, 3.1 and 4.1.4.3).
 
 use super::Attack;
-use crate::devices::busy_queue;
-use crate::machine::{ticks, wait_for};
+use crate::devices::{self, busy_queue};
 use crate::memory::{bytes, fill, ram_end, take, write8, write16};
-use crate::virtio::{DESCRIPTOR_WRITE, Device, Part, feature, field, status};
+use crate::virtio::{Device, Part, feature, field, status};
 
 pub(super) const ATTACKS: &[Attack] = &[
     ("queue-outside-ram", queue_outside_ram),
@@ -22,7 +21,6 @@ pub(super) const ATTACKS: &[Attack] = &[
     ("doorbells-of-no-queue", doorbells_of_no_queue),
     ("doorbells-before-driver-ok", doorbells_before_driver_ok),
     ("status-takes-bits-back", status_takes_bits_back),
-    ("reset-in-flight", reset_in_flight),
     ("config-written", config_written),
     ("overlapping-queues", overlapping_queues),
 ];
@@ -224,7 +222,7 @@ fn doorbells_before_driver_ok(device: &mut Device) {
     for _ in 0..16 {
         queue.ring();
     }
-    pause();
+    devices::pause();
     expect!(queue.poll().is_none(), "it works before DRIVER_OK");
     let zero = bytes(ram, 4096).iter().all(|byte| *byte == 0);
     expect!(zero, "it writes before DRIVER_OK");
@@ -249,41 +247,6 @@ fn status_takes_bits_back(device: &mut Device) {
         device.set(field::DEVICE_STATUS, width, 0xffff_ffff);
     }
     device.reset();
-}
-
-/// A reset while the device works: once it reads 0, nothing is written any more.
-fn reset_in_flight(device: &mut Device) {
-    let ram = take(0x1_0000, 4096);
-    for round in 0..50 {
-        let agreed = device.agree(0);
-        let mut queue = device.queue(busy_queue(device.kind), 16, agreed);
-        device.go();
-        fill(ram, 0x1_0000, 0);
-        for index in 0..16 {
-            queue.describe(
-                index,
-                ram + 0x1000 * u64::from(index),
-                0x1000,
-                DESCRIPTOR_WRITE,
-                0,
-            );
-            queue.offer(index);
-        }
-        queue.ring();
-        let start = ticks();
-        wait_for(round * 20_000, || (ticks() < start).then_some(()));
-        device.reset();
-        fill(ram, 0x1_0000, 0xa5);
-        let [_, _, used] = queue.addresses();
-        write16(used + 2, 0x5a5a);
-        pause();
-        let same = bytes(ram, 0x1_0000).iter().all(|byte| *byte == 0xa5);
-        expect!(same, "round {round}: memory is written after a reset");
-        expect!(
-            crate::memory::read16(used + 2) == 0x5a5a,
-            "round {round}: the used ring is written after a reset"
-        );
-    }
 }
 
 /// Every byte of the device's own fields is written with every width, before and after `DRIVER_OK`.
@@ -323,11 +286,6 @@ fn overlapping_queues(device: &mut Device) {
             write16(device.doorbell(index), index);
         }
     }
-    pause();
+    devices::pause();
     device.reset();
-}
-
-/// Gives the device time to do what it should not do: some milliseconds.
-fn pause() {
-    wait_for(5_000_000, || None::<()>);
 }

@@ -15,9 +15,10 @@ pub(crate) mod kind {
     pub(crate) const CONSOLE: u16 = 3;
     pub(crate) const ENTROPY: u16 = 4;
     pub(crate) const BALLOON: u16 = 5;
+    pub(crate) const CLOCK: u16 = 17;
     pub(crate) const VSOCK: u16 = 19;
     pub(crate) const PMEM: u16 = 27;
-    pub(crate) const WATCHDOG: u16 = 63;
+    pub(crate) const WATCHDOG: u16 = 35;
 }
 
 /// Feature bits that every type has (VIRTIO 1.3, 6), as masks.
@@ -26,4 +27,5 @@ pub(crate) mod feature {
     pub(crate) const EVENT_IDX: u64 = 1 << 29;
     pub(crate) const VERSION_1: u64 = 1 << 32;
     pub(crate) const ACCESS_PLATFORM: u64 = 1 << 33;
+    pub(crate) const RING_RESET: u64 = 1 << 40;
 }

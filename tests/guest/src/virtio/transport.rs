@@ -26,6 +26,7 @@ pub(crate) mod field {
     pub(crate) const QUEUE_DESC: u64 = 32;
     pub(crate) const QUEUE_DRIVER: u64 = 40;
     pub(crate) const QUEUE_DEVICE: u64 = 48;
+    pub(crate) const QUEUE_RESET: u64 = 58;
 }
 
 /// Device status bits (VIRTIO 1.3, 2.1).
