@@ -12,6 +12,7 @@
 mod report;
 
 mod acpi;
+mod bench;
 mod boot;
 mod devices;
 mod machine;
@@ -28,7 +29,9 @@ extern "C" fn main(start_info: u64) -> ! {
     machine::take_exceptions();
     let boot = boot::Boot::read(start_info);
     memory::prepare(boot.ram_end);
-    tests::run(&boot);
+    if !bench::run(&boot) {
+        tests::run(&boot);
+    }
     report::done();
     machine::power_off()
 }

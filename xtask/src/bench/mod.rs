@@ -1,4 +1,4 @@
-//! `cargo xtask bench startup`: how fast and how small, beside other monitors in the same run.
+//! `cargo xtask bench data` is in [`data`]. `cargo xtask bench startup`: how fast and how small, beside other monitors in the same run.
 //!
 //! What is measured, from outside and without a debugger:
 //!
@@ -14,6 +14,7 @@
 //! All contenders take turns in every round, so a busy moment of the machine hits all alike.
 
 mod contender;
+mod data;
 mod measure;
 mod report;
 
@@ -43,16 +44,21 @@ pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
             .parse()
             .ok()
             .filter(|runs| *runs > 0)
+            .map(Some)
             .ok_or_else(|| Error::Usage(format!("--runs {text} is not a positive number")))?,
-        None => RUNS,
+        None => None,
     };
+    if args.flag("data") {
+        return data::command(project, args, runs);
+    }
     let peers = args.options_named("--peer")?;
     let binary = args.option("--binary")?.map(PathBuf::from);
     match args.rest()?.as_slice() {
-        [name] if name == "startup" => startup(project, runs, &peers, binary),
-        _ => Err(Error::Usage(
-            "cargo xtask bench startup [--runs N] [--binary PATH] [--peer NAME=PATH …]".to_owned(),
-        )),
+        [name] if name == "startup" => startup(project, runs.unwrap_or(RUNS), &peers, binary),
+        _ => Err(Error::Usage(format!(
+            "cargo xtask bench startup [--runs N] [--binary PATH] [--peer NAME=PATH …]\n{}",
+            data::USAGE
+        ))),
     }
 }
 

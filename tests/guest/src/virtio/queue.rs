@@ -100,6 +100,11 @@ impl Queue {
         self.free_count
     }
 
+    /// The descriptor that the next chain begins with, if one is free.
+    pub(crate) fn next(&self) -> u16 {
+        self.free
+    }
+
     /// Writes one descriptor.
     pub(crate) fn describe(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
         describe(self.table, index, address, len, flags, next);
