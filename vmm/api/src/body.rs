@@ -68,12 +68,15 @@ pub(crate) fn check_device(path: &str, kind: &dyn AnyKind, value: &Value) -> Res
         .map_err(|problem| Bad::Body(format!("{path}: {}", problem.text)))
 }
 
+/// The kind of device that this member of a machine's configuration is about.
+pub(crate) fn kind(member: &str) -> Option<&'static dyn AnyKind> {
+    let (_, kind) = catalog::options().find(|(names, _)| names.field == member)?;
+    Some(kind)
+}
+
 /// Reads the configuration of a device to add.
 pub(crate) fn device(endpoint: &str, member: &'static str, body: &[u8]) -> Result<Call, Bad> {
-    let kind = catalog::options().find(|(names, _)| names.field == member);
-    let Some((_, kind)) = kind else {
-        return Err(Bad::Later(endpoint.to_owned()));
-    };
+    let kind = kind(member).ok_or_else(|| Bad::Later(endpoint.to_owned()))?;
     let config = json(body)?;
     check_device("$", kind, &config)?;
     Ok(Call::AddDevice { member, config })

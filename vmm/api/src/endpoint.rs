@@ -1,9 +1,9 @@
 //! The table of endpoints.
 
-use machine::Call;
+use machine::{Call, RemoveDevice, Resize, ResizeDisk};
+use schemars::{JsonSchema, Schema, schema_for};
 
 use crate::body::{self, Bad};
-use crate::create;
 
 /// What the paths of all endpoints begin with.
 pub const PREFIX: &str = "/api/v1/";
@@ -36,12 +36,37 @@ pub(crate) enum Takes {
     Nothing(fn() -> Call),
     /// A body is not looked at.
     Anything(fn() -> Call),
-    /// There must be one, of this form.
-    Json(fn(&[u8]) -> Result<Call, Bad>),
+    /// A whole machine.
+    Machine,
+    /// There must be a body, of this form.
+    Json(Read, fn() -> Schema),
+    /// A device, in the form of this member of a machine's configuration.
+    Device(&'static str),
     /// It is answered without the driver.
     Ping,
+    /// As [`Takes::Ping`], with the description of the API.
+    Document,
+    /// It is answered for as long as the client listens.
+    Events,
+    /// It is answered from several answers of the driver.
+    Metrics,
     /// It is not built yet.
     Later,
+}
+
+/// Reads a body.
+pub(crate) type Read = fn(&[u8]) -> Result<Call, Bad>;
+
+impl Endpoint {
+    /// What the endpoint takes is not built yet: it answers 501.
+    #[must_use]
+    pub fn is_later(&self) -> bool {
+        match self.takes {
+            Takes::Later => true,
+            Takes::Device(member) => body::kind(member).is_none(),
+            _ => false,
+        }
+    }
 }
 
 const fn get(name: &'static str, about: &'static str, takes: Takes) -> Endpoint {
@@ -62,7 +87,11 @@ const fn put(name: &'static str, about: &'static str, takes: Takes) -> Endpoint 
     }
 }
 
-use Takes::{Anything, Json, Later, Nothing, Ping};
+fn schema<T: JsonSchema>() -> Schema {
+    schema_for!(T)
+}
+
+use Takes::{Anything, Device, Document, Events, Json, Later, Machine, Metrics, Nothing, Ping};
 
 /// All endpoints.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -77,6 +106,22 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Anything(|| Call::StopMonitor),
     ),
     get(
+        "openapi.json",
+        "This description of the API (ours; the reference has none)",
+        Document,
+    ),
+    get(
+        "events",
+        "What happens, as it happens: one JSON object in each line, for as long as the client listens (ours; the \
+         reference has none)",
+        Events,
+    ),
+    get(
+        "metrics",
+        "What the VM's devices have counted, as text for Prometheus (ours; the reference has none)",
+        Metrics,
+    ),
+    get(
         "vm.info",
         "Configuration, state and devices of the VM",
         Nothing(|| Call::Info),
@@ -86,7 +131,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "What the VM's devices have counted",
         Nothing(|| Call::Counters),
     ),
-    put("vm.create", "Say what the VM is to be", Json(create::call)),
+    put("vm.create", "Say what the VM is to be", Machine),
     put(
         "vm.delete",
         "Shut the VM down if it runs, and forget it",
@@ -122,63 +167,45 @@ pub const ENDPOINTS: &[Endpoint] = &[
     put(
         "vm.resize",
         "Change the number of processors, the memory or the balloon",
-        Json(|body| Ok(Call::Resize(body::read(body)?))),
+        Json(|body| Ok(Call::Resize(body::read(body)?)), schema::<Resize>),
     ),
     put(
         "vm.resize-disk",
         "Change the size of a disk",
-        Json(|body| Ok(Call::ResizeDisk(body::read(body)?))),
+        Json(
+            |body| Ok(Call::ResizeDisk(body::read(body)?)),
+            schema::<ResizeDisk>,
+        ),
     ),
     put("vm.resize-zone", "Change the size of a memory zone", Later),
-    put(
-        "vm.add-device",
-        "Add a host device",
-        Json(|body| body::device("vm.add-device", "devices", body)),
-    ),
-    put(
-        "vm.add-disk",
-        "Add a disk",
-        Json(|body| body::device("vm.add-disk", "disks", body)),
-    ),
-    put(
-        "vm.add-fs",
-        "Add a shared file system",
-        Json(|body| body::device("vm.add-fs", "fs", body)),
-    ),
+    put("vm.add-device", "Add a host device", Device("devices")),
+    put("vm.add-disk", "Add a disk", Device("disks")),
+    put("vm.add-fs", "Add a shared file system", Device("fs")),
     put(
         "vm.add-generic-vhost-user",
         "Add a device whose other half is another process",
-        Json(|body| body::device("vm.add-generic-vhost-user", "generic_vhost_user", body)),
+        Device("generic_vhost_user"),
     ),
-    put(
-        "vm.add-pmem",
-        "Add persistent memory",
-        Json(|body| body::device("vm.add-pmem", "pmem", body)),
-    ),
-    put(
-        "vm.add-net",
-        "Add a network device",
-        Json(|body| body::device("vm.add-net", "net", body)),
-    ),
-    put(
-        "vm.add-vdpa",
-        "Add a vDPA device",
-        Json(|body| body::device("vm.add-vdpa", "vdpa", body)),
-    ),
+    put("vm.add-pmem", "Add persistent memory", Device("pmem")),
+    put("vm.add-net", "Add a network device", Device("net")),
+    put("vm.add-vdpa", "Add a vDPA device", Device("vdpa")),
     put(
         "vm.add-vsock",
         "Add sockets between guest and host",
-        Json(|body| body::device("vm.add-vsock", "vsock", body)),
+        Device("vsock"),
     ),
     put(
         "vm.add-user-device",
         "Add a device that another process emulates",
-        Json(|body| body::device("vm.add-user-device", "user_devices", body)),
+        Device("user_devices"),
     ),
     put(
         "vm.remove-device",
         "Take a device away",
-        Json(|body| Ok(Call::RemoveDevice(body::read(body)?))),
+        Json(
+            |body| Ok(Call::RemoveDevice(body::read(body)?)),
+            schema::<RemoveDevice>,
+        ),
     ),
     put("vm.snapshot", "Save the VM to files", Later),
     put("vm.restore", "Make a VM from saved files", Later),

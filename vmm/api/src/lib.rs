@@ -8,16 +8,18 @@
 mod body;
 mod create;
 mod endpoint;
+mod metrics;
+pub mod openapi;
 mod response;
 
 use std::os::fd::OwnedFd;
 
-use machine::{Call, Remote, Reply};
+use machine::{Answer, Call, Remote, Reply};
 
 pub use body::Bad;
 pub use create::vm_config;
 pub use endpoint::{ENDPOINTS, Endpoint, Method, PREFIX, find};
-pub use response::{Ping, Response};
+pub use response::{Body, Content, Ping, Response};
 
 use endpoint::Takes;
 
@@ -58,32 +60,66 @@ impl Api {
     }
 
     /// What the request asks of the driver, or the answer if it asks nothing of it.
-    fn read(&self, request: &Request) -> Result<(Call, u16), Response> {
+    fn read(&self, request: &Request) -> Result<Ask, Response> {
         let endpoint = find(&request.path).ok_or_else(Response::not_found)?;
         if endpoint.method != request.method {
             return Err(Response::bad_request());
         }
+        let body = request.body.as_slice();
         match endpoint.takes {
             Takes::Ping => Err(Response::ok(&self.ping)),
+            Takes::Document => Err(Response::json(200, openapi::text().into())),
             Takes::Later => Err(Response::later(endpoint.name)),
-            Takes::Anything(call) => Ok((call(), 200)),
-            Takes::Nothing(call) if request.body.is_empty() => Ok((call(), 204)),
-            Takes::Nothing(_) => Err(Response::bad_request()),
-            Takes::Json(_) if request.body.is_empty() => Err(Response::empty(400)),
-            Takes::Json(read) => match read(&request.body) {
-                Ok(call) => Ok((call, 204)),
-                Err(Bad::Later(what)) => Err(Response::later(&what)),
-                Err(Bad::Body(text)) => Err(Response::bad_body(&text)),
-            },
+            Takes::Anything(call) => Ok(Ask::Call(call(), 200)),
+            Takes::Nothing(_) | Takes::Events | Takes::Metrics if !body.is_empty() => {
+                Err(Response::bad_request())
+            }
+            Takes::Nothing(call) => Ok(Ask::Call(call(), 204)),
+            Takes::Events => Err(Response::events()),
+            Takes::Metrics => Ok(Ask::Metrics),
+            _ if body.is_empty() => Err(Response::empty(400)),
+            Takes::Machine => called(create::call(body)),
+            Takes::Json(read, _) => called(read(body)),
+            Takes::Device(member) => called(body::device(endpoint.name, member, body)),
         }
+    }
+
+    /// Asks what the VM is, then what it has counted, and answers with both.
+    fn metrics(&self, respond: Respond) {
+        let remote = self.remote.clone();
+        let version = self.ping.version.clone();
+        let first = Reply::new(move |info| {
+            let second = Reply::new(move |counted| {
+                respond(metrics::response(&version, info, counted));
+            });
+            remote.call(Call::Counters, second);
+        });
+        self.remote.call(Call::Info, first);
+    }
+}
+
+/// What a request asks of the driver.
+enum Ask {
+    /// This. An answer without a body has the status.
+    Call(Call, u16),
+    /// All there is to count.
+    Metrics,
+}
+
+fn called(read: Result<Call, Bad>) -> Result<Ask, Response> {
+    match read {
+        Ok(call) => Ok(Ask::Call(call, 204)),
+        Err(Bad::Later(what)) => Err(Response::later(&what)),
+        Err(Bad::Body(text)) => Err(Response::bad_body(&text)),
     }
 }
 
 impl Handler for Api {
     fn serve(&self, request: Request, respond: Respond) {
         match self.read(&request) {
-            Ok((call, status)) => {
-                let reply = Reply::new(move |answer| {
+            Ok(Ask::Metrics) => self.metrics(respond),
+            Ok(Ask::Call(call, status)) => {
+                let reply = Reply::new(move |answer: machine::Result<Answer>| {
                     respond(match answer {
                         Ok(answer) => Response::done(answer, status),
                         Err(error) => Response::failed(&error),

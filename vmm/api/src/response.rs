@@ -1,16 +1,68 @@
-//! Answers: a status and a body of JSON.
+//! Answers: a status and a body.
+
+use std::fmt;
 
 use machine::{Answer, Kind};
 use schemars::JsonSchema;
 use serde::Serialize;
+use telemetry::event::{self, Subscription};
 
 /// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Response {
     /// Status of HTTP.
     pub status: u16,
-    /// JSON, or nothing.
-    pub body: Vec<u8>,
+    /// What the body is.
+    pub content: Content,
+    /// The body.
+    pub body: Body,
+}
+
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// JSON.
+    Json,
+    /// JSON values, one in each line.
+    Lines,
+    /// The exposition format of Prometheus.
+    Metrics,
+}
+
+impl Content {
+    /// Its media type.
+    #[must_use]
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Lines => "application/x-ndjson",
+            Self::Metrics => "text/plain; version=0.0.4",
+        }
+    }
+}
+
+/// A body.
+pub enum Body {
+    /// All of it; empty if there is none.
+    Whole(Vec<u8>),
+    /// Events, for as long as somebody reads them.
+    Events(Subscription),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(bytes) => f.write_str(&String::from_utf8_lossy(bytes)),
+            Self::Events(_) => f.write_str("events"),
+        }
+    }
+}
+
+/// Streams are never the same.
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Whole(one), Self::Whole(other)) if one == other)
+    }
 }
 
 /// Answer to `vmm.ping`.
@@ -28,30 +80,56 @@ pub struct Ping {
 
 /// First link of the chain of errors that the driver answers with.
 const FROM_DRIVER: &str = "Error from API";
+/// Why there are no events for a client.
+const TOO_MANY: &str = "as many clients as can be listen to events already: end one of them";
 /// First link of what is wrong with a body.
 const BAD_BODY: &str = "Failed to deserialize JSON";
 
 impl Response {
-    pub(crate) fn empty(status: u16) -> Self {
+    /// JSON, or nothing.
+    #[must_use]
+    pub fn json(status: u16, body: Vec<u8>) -> Self {
         Self {
             status,
-            body: Vec::new(),
+            content: Content::Json,
+            body: Body::Whole(body),
         }
+    }
+
+    pub(crate) fn empty(status: u16) -> Self {
+        Self::json(status, Vec::new())
     }
 
     pub(crate) fn ok(body: &impl Serialize) -> Self {
         match serde_json::to_vec(body) {
-            Ok(body) => Self { status: 200, body },
+            Ok(body) => Self::json(200, body),
             Err(error) => Self::errors(500, &[FROM_DRIVER, &error.to_string()]),
         }
     }
 
     /// A chain of errors, the outermost first.
     pub(crate) fn errors(status: u16, chain: &[&str]) -> Self {
+        // A list of texts always has a JSON form.
+        Self::json(status, serde_json::to_vec(chain).unwrap_or_default())
+    }
+
+    pub(crate) fn metrics(text: String) -> Self {
         Self {
-            status,
-            // A list of texts always has a JSON form.
-            body: serde_json::to_vec(chain).unwrap_or_default(),
+            status: 200,
+            content: Content::Metrics,
+            body: Body::Whole(text.into_bytes()),
+        }
+    }
+
+    /// Events from now on.
+    pub(crate) fn events() -> Self {
+        match event::subscribe() {
+            Some(events) => Self {
+                status: 200,
+                content: Content::Lines,
+                body: Body::Events(events),
+            },
+            None => Self::errors(503, &[FROM_DRIVER, TOO_MANY]),
         }
     }
 

@@ -90,10 +90,12 @@ fn what_is_not_built_yet_is_named() {
 
 #[test]
 fn bodies_of_other_calls() {
-    let read = |name: &str, body: &str| match find(&format!("{PREFIX}{name}")).unwrap().takes {
-        Takes::Json(read) => read(body.as_bytes()),
-        other => panic!("{other:?}"),
-    };
+    let read =
+        |name: &'static str, body: &str| match find(&format!("{PREFIX}{name}")).unwrap().takes {
+            Takes::Json(read, _) => read(body.as_bytes()),
+            Takes::Device(member) => body::device(name, member, body.as_bytes()),
+            other => panic!("{other:?}"),
+        };
     let resize = machine::Resize {
         desired_vcpus: Some(2),
         ..machine::Resize::default()
@@ -125,5 +127,6 @@ fn the_status_says_what_kind_of_failure_it_is() {
     assert_eq!(status(machine::Error::Later("it")), 501);
     assert_eq!(status(machine::Error::Ending), 500);
     let body = Response::failed(&Refusal::NotPaused.into()).body;
-    assert_eq!(body, br#"["Error from API","the VM is not paused"]"#);
+    let expected = br#"["Error from API","the VM is not paused"]"#;
+    assert_eq!(body, Body::Whole(expected.to_vec()));
 }

@@ -1,5 +1,6 @@
 //! The whole machine.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -8,7 +9,7 @@ use crate::{Check, CpusConfig, LandlockConfig, MemoryConfig, PayloadConfig, Plat
 /// Everything the user says about a machine.
 ///
 /// The devices' configurations are kept as JSON under the name of their member; the catalog knows their types.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VmConfig {
     /// Processors.
     #[serde(default)]
@@ -30,6 +31,8 @@ pub struct VmConfig {
     pub landlock_rules: Option<Vec<LandlockConfig>>,
     /// Devices, by the name of their member.
     #[serde(flatten)]
+    // The catalog has their schemas.
+    #[schemars(skip)]
     pub devices: Map<String, Value>,
 }
 

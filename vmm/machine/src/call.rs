@@ -113,7 +113,7 @@ pub struct PciDevice {
 pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// Everything about a machine.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Info {
     /// Its configuration, with what was decided for the user: ids, paths of terminals, addresses.
     pub config: VmConfig,

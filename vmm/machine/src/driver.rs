@@ -49,6 +49,12 @@ pub(crate) enum Report {
 pub struct Remote(Sender<Request>);
 
 impl Remote {
+    /// One that reaches no driver: every call is answered with [`Error::Ending`]. For tests and fuzzing of who calls.
+    #[must_use]
+    pub fn to_nobody() -> Self {
+        Self(channel().0)
+    }
+
     /// Ends the machine and the monitor.
     pub fn stop(&self) {
         // If nobody listens any more the driver has ended already, which is what is asked for.

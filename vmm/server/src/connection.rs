@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{Handler, Method};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::{Request, Response, StatusCode, Version};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use crate::outgoing::Outgoing;
 use crate::stream::Descriptors;
 
 /// Largest body.
@@ -42,7 +43,7 @@ impl Activity {
         (!self.serving.get()).then(|| self.since.get())
     }
 
-    fn set(&self, serving: bool) {
+    pub(crate) fn set(&self, serving: bool) {
         self.serving.set(serving);
         self.since.set(Instant::now());
     }
@@ -54,18 +55,27 @@ pub(crate) struct Service {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) activity: Rc<Activity>,
     pub(crate) descriptors: Descriptors,
+    /// Changes when the server ends.
+    pub(crate) ended: watch::Receiver<()>,
 }
 
 impl Service {
     pub(crate) async fn serve(
         self,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    ) -> Result<Response<Outgoing>, Infallible> {
         self.activity.set(true);
         let version = request.version();
         let answer = self.answer(request).await;
-        self.activity.set(false);
-        Ok(finish(answer, version))
+        let body = match answer.body {
+            api::Body::Whole(bytes) => {
+                self.activity.set(false);
+                Outgoing::whole(bytes)
+            }
+            // It is being served for as long as it is read.
+            api::Body::Events(events) => Outgoing::events(events, self.activity, self.ended),
+        };
+        Ok(finish(answer.status, answer.content, body, version))
     }
 
     async fn answer(&self, request: Request<Incoming>) -> api::Response {
@@ -107,7 +117,7 @@ impl Service {
 }
 
 fn plain(status: u16, body: Vec<u8>) -> api::Response {
-    api::Response { status, body }
+    api::Response::json(status, body)
 }
 
 /// What is wrong with the request as HTTP.
@@ -118,13 +128,18 @@ fn parser_error(text: &str) -> api::Response {
     plain(400, format!("{{\"error\":\"{text}\"}}").into_bytes())
 }
 
-fn finish(answer: api::Response, version: Version) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+fn finish(
+    status: u16,
+    content: api::Content,
+    body: Outgoing,
+    version: Version,
+) -> Response<Outgoing> {
+    let mut response = Response::new(body);
     *response.status_mut() =
-        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(SERVER, NAME);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content.media_type()));
     if version == Version::HTTP_11 {
         headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
     }

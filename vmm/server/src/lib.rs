@@ -16,7 +16,10 @@
 
 mod connection;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+mod exchange;
 mod listen;
+mod outgoing;
 mod serve;
 mod stream;
 #[cfg(test)]
@@ -31,6 +34,8 @@ use sandbox::{Allow, Filter};
 use tokio::sync::oneshot;
 
 pub use error::{Error, Result};
+#[cfg(any(test, feature = "testing"))]
+pub use exchange::exchange;
 pub use listen::{Listener, lock_path};
 
 /// What the server's thread calls beyond [`sandbox::COMMON`].

@@ -61,7 +61,7 @@ impl Runtime {
 }
 
 /// A connection that is open.
-struct Open {
+pub(crate) struct Open {
     activity: Rc<Activity>,
     task: AbortHandle,
 }
@@ -119,7 +119,8 @@ fn make_room(open: &mut Vec<Open>) -> bool {
     true
 }
 
-fn start(
+/// Serves a connection as a task of its own.
+pub(crate) fn start(
     tasks: &mut JoinSet<()>,
     socket: UnixStream,
     handler: &Arc<dyn Handler>,
@@ -130,6 +131,7 @@ fn start(
         handler: Arc::clone(handler),
         activity: Rc::clone(&activity),
         descriptors: Rc::default(),
+        ended: ended.clone(),
     };
     let stream = Stream::new(socket, Rc::clone(&service.descriptors));
     let task = tasks.spawn_local(async move {

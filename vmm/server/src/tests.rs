@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use api::{Request, Respond, Response};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use telemetry::event;
 use tempfile::TempDir;
 
 use super::*;
@@ -38,14 +39,23 @@ impl Handler for Echo {
             request.body.len(),
             request.descriptors.len()
         );
-        respond(Response {
-            status: if request.path == "/none" { 204 } else { 200 },
-            body: if request.path == "/none" {
-                Vec::new()
-            } else {
-                body.into_bytes()
-            },
+        respond(match request.path.as_str() {
+            "/none" => Response::json(204, Vec::new()),
+            "/events" => events(),
+            _ => Response::json(200, body.into_bytes()),
         });
+    }
+}
+
+/// Events, if not too many listen.
+fn events() -> Response {
+    match event::subscribe() {
+        Some(events) => Response {
+            status: 200,
+            content: api::Content::Lines,
+            body: api::Body::Events(events),
+        },
+        None => Response::json(503, Vec::new()),
     }
 }
 
@@ -220,10 +230,7 @@ fn when_all_connections_are_being_served_a_new_one_is_refused() {
     let mut refused = bench.connect();
     assert_eq!(answer(&mut refused).0, 503);
     for respond in bench.echo.held.lock().unwrap().drain(..) {
-        respond(Response {
-            status: 204,
-            body: Vec::new(),
-        });
+        respond(Response::json(204, Vec::new()));
     }
     for client in &mut busy {
         assert_eq!(answer(client).0, 204);
@@ -244,10 +251,7 @@ fn what_is_being_served_at_the_end_gets_its_answer() {
     let respond = bench.echo.held.lock().unwrap().pop().unwrap();
     let mut idle = bench.connect();
     assert_eq!(get(&mut idle, "/a").0, 200);
-    respond(Response {
-        status: 204,
-        body: Vec::new(),
-    });
+    respond(Response::json(204, Vec::new()));
     bench.server.stop();
     assert_eq!(answer(&mut client).0, 204);
     assert!(is_closed(&idle));
@@ -315,4 +319,85 @@ fn a_descriptor_must_be_a_socket_that_listens() {
     let folder = tempfile::tempdir().unwrap();
     let socket = std::os::unix::net::UnixListener::bind(folder.path().join("s")).unwrap();
     Listener::inherit(socket.into_raw_fd()).unwrap();
+}
+
+/// Reads up to and with this text, and says what there was before it.
+fn read_until(stream: &mut UnixStream, text: &str) -> String {
+    let mut all = Vec::new();
+    while !all.ends_with(text.as_bytes()) {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "the stream ended");
+        all.push(byte[0]);
+    }
+    String::from_utf8(all).unwrap()
+}
+
+/// One test, as all listeners of the process are in one list.
+#[test]
+fn events_come_as_they_happen_until_the_server_ends() {
+    let bench = Bench::new();
+    let request = b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut listeners: Vec<UnixStream> = (0..event::MAX_SUBSCRIPTIONS)
+        .map(|_| {
+            let mut stream = bench.connect();
+            stream.write_all(request).unwrap();
+            let head = read_until(&mut stream, "\r\n\r\n").to_lowercase();
+            assert!(head.starts_with("http/1.1 200"), "{head}");
+            assert!(
+                head.contains("content-type: application/x-ndjson"),
+                "{head}"
+            );
+            stream
+        })
+        .collect();
+    assert_eq!(get(&mut bench.connect(), "/events").0, 503);
+    // Who listens is not in the way of others, and is not put out for them.
+    for _ in 0..20 {
+        assert_eq!(get(&mut bench.connect(), "/a").0, 200);
+    }
+    event::send(event::Event::new("test", "first", &[("id", &"a\nb")]));
+    for stream in &mut listeners {
+        let line = read_until(stream, "}\n");
+        assert!(
+            line.contains(r#""event":"first","properties":{"id":"a\nb"}}"#),
+            "{line}"
+        );
+    }
+    // One that has gone makes room, at the latest when something happens.
+    drop(listeners.pop());
+    let deadline = std::time::Instant::now() + SECONDS;
+    let mut another = loop {
+        event::send(event::Event::new("test", "more", &[]));
+        let mut stream = bench.connect();
+        stream.write_all(request).unwrap();
+        if read_until(&mut stream, "\r\n\r\n").starts_with("HTTP/1.1 200") {
+            break stream;
+        }
+        assert!(std::time::Instant::now() < deadline);
+    };
+    event::send(event::Event::new("test", "last", &[]));
+    bench.server.stop();
+    // The last chunk, of length zero.
+    let rest = read_until(&mut another, "\r\n0\r\n\r\n");
+    assert!(rest.contains("last"), "{rest}");
+}
+
+#[test]
+fn bytes_are_answered_without_a_listener() {
+    let handler: Arc<dyn Handler> = Arc::new(Echo::default());
+    let ask = |text: &str| String::from_utf8(exchange(&handler, text.as_bytes()).unwrap()).unwrap();
+    let two = "GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n";
+    let both = ask(two);
+    assert!(
+        both.contains("Get /a 0 0") && both.contains("Get /b 0 0"),
+        "{both}"
+    );
+    assert_eq!(ask(""), "");
+    assert!(ask("nonsense\r\n\r\n").starts_with("HTTP/1.1 400"));
+    // A body that does not come is not waited for when the client has said all it will say.
+    let half = ask("PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{");
+    assert!(
+        half.is_empty() || half.starts_with("HTTP/1.1 400"),
+        "{half}"
+    );
 }

@@ -15,24 +15,30 @@
 //! }
 //! ```
 //!
+//! [`subscribe`] is for who listens only for a while, each with a queue of its own.
+//!
 //! A thread of its own writes them. What tells an event only puts it in a queue, which is bounded:
 //! if the reader is slow for long, events are lost, and the log says how many.
 
 mod monitor;
+mod subscription;
 
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use crate::Error;
+use crate::{Error, elapsed};
 use monitor::Monitor;
+pub use subscription::{CAPACITY, MAX_SUBSCRIPTIONS, Subscription, subscribe};
 
 static MONITOR: OnceLock<Monitor> = OnceLock::new();
+/// Held while an event is stamped and put in the queues: all of them have the same order, and times never go back.
+static ORDER: Mutex<()> = Mutex::new(());
 
 /// Something that happened. Made by [`crate::event!`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,17 +143,29 @@ pub fn init_with(
         .map_err(|_| already())
 }
 
-/// Whether anybody would hear of an event: the stream or the log.
+/// Whether anybody would hear of an event: the stream, who subscribed, or the log.
 #[doc(hidden)]
 pub fn is_wanted() -> bool {
-    MONITOR.get().is_some() || ::log::max_level() >= ::log::LevelFilter::Info
+    MONITOR.get().is_some()
+        || subscription::is_any()
+        || ::log::max_level() >= ::log::LevelFilter::Info
 }
 
-/// Puts an event in the queue, stamped with the time of now. Never waits for the sink.
+/// Puts an event in the queues, stamped with the time of now. Never waits for who reads them.
 pub fn send(event: Event) {
-    if let Some(monitor) = MONITOR.get() {
-        monitor.send(event);
-    }
+    stamped(event, |event| {
+        subscription::send(&event);
+        if let Some(monitor) = MONITOR.get() {
+            monitor.send(event);
+        }
+    });
+}
+
+/// Stamps an event and delivers it, one at a time.
+fn stamped(mut event: Event, deliver: impl FnOnce(Event)) {
+    let _order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    event.timestamp = elapsed();
+    deliver(event);
 }
 
 /// Waits until all events so far are written, but no longer than `timeout`. Whether they are.

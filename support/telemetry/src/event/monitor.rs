@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Event;
-use crate::{Error, elapsed};
+use crate::Error;
 
 /// How many events wait for a slow reader. The longest known burst, a machine with hundreds of
 /// devices that start, fits.
@@ -84,7 +84,7 @@ impl Monitor {
     }
 
     /// Puts an event in the queue, or counts it as lost if that is full.
-    pub(super) fn send(&self, mut event: Event) {
+    pub(super) fn send(&self, event: Event) {
         let mut state = self.shared.lock();
         if state.broken {
             return;
@@ -93,8 +93,6 @@ impl Monitor {
             state.lost += 1;
             return;
         }
-        // Stamped inside the lock: the stream's times never go back.
-        event.timestamp = elapsed();
         state.queue.push_back(event);
         self.shared.arrived.notify_one();
     }

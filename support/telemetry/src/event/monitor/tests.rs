@@ -2,6 +2,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use super::super::stamped;
 use super::*;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -39,7 +40,9 @@ fn nanoseconds(event: &serde_json::Value) -> u128 {
 #[test]
 fn two_threads_lose_nothing_and_time_never_goes_back() {
     let (monitor, mut reader) = piped();
-    let send = |name| (0..400).for_each(|_| monitor.send(event(name)));
+    let send = |name| {
+        (0..400).for_each(|_| stamped(event(name), |event| monitor.send(event)));
+    };
     let events = thread::scope(|scope| {
         scope.spawn(|| send("booting"));
         scope.spawn(|| send("booted"));
