@@ -26,7 +26,7 @@ pub(crate) const PACKAGE: &str = "integration";
 const LIMIT: Duration = Duration::from_secs(4 * 60);
 
 /// The same for a theme whose guests run Debian from a disk: systemd alone takes half a minute.
-const DEBIAN_LIMIT: Duration = Duration::from_secs(12 * 60);
+const DEBIAN_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Further emulated hosts for a theme whose host fails: roughly one in twenty hangs with its processors busy, or its
 /// kernel panics. The cause is not known; no process in it should be able to do that to its kernel.
