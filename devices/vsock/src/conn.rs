@@ -179,6 +179,22 @@ impl Conn {
         }
     }
 
+    /// The guest tells of its room with every packet.
+    pub(crate) fn learn(&mut self, header: &Header) {
+        self.credit.learn(header);
+        if self.credit.room() > 0 {
+            self.asked = false;
+        }
+    }
+
+    /// So many bytes of the guest have left our room. It hears of that if it is much.
+    pub(crate) fn forwarded(&mut self, count: u32) {
+        self.credit.forwarded(count);
+        if self.credit.is_worth_telling() && self.phase == Phase::Open {
+            self.due.add(op::CREDIT_UPDATE);
+        }
+    }
+
     fn discard(&mut self) {
         let count = u32::try_from(self.backlog.len()).unwrap_or(u32::MAX);
         self.credit.forwarded(count);
@@ -191,10 +207,7 @@ impl Conn {
         match self.backlog.write_to(&self.fd) {
             Ok(count) => {
                 let count = u32::try_from(count).unwrap_or(u32::MAX);
-                self.credit.forwarded(count);
-                if self.credit.is_worth_telling() && self.phase == Phase::Open {
-                    self.due.add(op::CREDIT_UPDATE);
-                }
+                self.forwarded(count);
                 self.finish_writing();
                 count
             }

@@ -51,11 +51,16 @@ impl Credit {
         self.sent = self.sent.wrapping_add(count);
     }
 
+    /// Whether the guest is allowed to send so many bytes.
+    pub(crate) fn allows(&self, count: u32) -> bool {
+        let waiting = self.received.wrapping_sub(self.forwarded);
+        count <= ROOM.saturating_sub(waiting)
+    }
+
     /// So many bytes came. False if the guest was not allowed to send them.
     #[must_use]
     pub(crate) fn received(&mut self, count: u32) -> bool {
-        let waiting = self.received.wrapping_sub(self.forwarded);
-        if count > ROOM.saturating_sub(waiting) {
+        if !self.allows(count) {
             return false;
         }
         self.received = self.received.wrapping_add(count);

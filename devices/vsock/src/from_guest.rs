@@ -1,12 +1,13 @@
 //! Packets of the guest.
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 use virtio::{Chain, Ring};
 
 use crate::conn::{Conn, Due, Key, Phase};
+use crate::held::Taken;
 use crate::packet::{HEADER_LEN, HOST_CID, Header, STREAM, op, shutdown};
 use crate::switch::{ANSWER_TICKS, HOST_TICKS, MOST_RESETS, Switch};
 
@@ -17,57 +18,84 @@ impl Switch {
     }
 
     /// Takes packets of the guest, up to a queue full. True if there may be more.
+    ///
+    /// Data of one connection that comes in packets one after the other is written by one system call. The packets go
+    /// back when that is done, in their order.
     pub(crate) fn take_packets(&mut self, ring: &mut Ring) -> bool {
-        for _ in 0..ring.size() {
+        let more = self.take_up_to(ring.size(), ring);
+        self.write_held(ring);
+        more
+    }
+
+    fn take_up_to(&mut self, most: u16, ring: &mut Ring) -> bool {
+        for _ in 0..most {
             if self.is_congested() {
                 return false;
             }
             let Some(chain) = ring.pop() else {
                 return false;
             };
-            let taken = self.take_packet(&chain);
-            ring.complete(chain, 0);
-            if let Err(error) = taken {
-                ring.fail(&error);
-                return false;
+            match self.take_packet(&chain, ring) {
+                Ok(Taken::Held) => self.gathered.push_back(chain),
+                Ok(Taken::Whole) => ring.complete(chain, 0),
+                Err(error) => {
+                    ring.complete(chain, 0);
+                    ring.fail(&error);
+                    return false;
+                }
             }
         }
         true
     }
 
-    fn take_packet(&mut self, chain: &Chain) -> virtio::Result<()> {
+    fn take_packet(&mut self, chain: &Chain, ring: &mut Ring) -> virtio::Result<Taken> {
         let mut bytes = [0; HEADER_LEN as usize];
-        if chain.reader().read_exact(&mut bytes).is_err() {
+        let read = chain.reader().read_exact(&mut bytes);
+        let header = Header::from_bytes(&bytes);
+        let key = Key {
+            local: header.dst_port,
+            peer: header.src_port,
+        };
+        let fits = read.is_ok() && header.len <= chain.readable_len() - HEADER_LEN;
+        let is_ours =
+            header.src_cid == self.guest_cid && header.dst_cid == HOST_CID && header.kind == STREAM;
+        let known = self.table.find(key);
+        if let Some(at) = known
+            && header.op == op::RW
+            && fits
+            && is_ours
+        {
+            if !self.takes_data(at, &header) {
+                // That may make room.
+                self.write_held(ring);
+            }
+            if self.takes_data(at, &header) {
+                return Ok(self.hold(at, &header, chain, ring));
+            }
+        }
+        // What waits for more of its kind does not wait for anything else.
+        self.write_held(ring);
+        if read.is_err() {
             return Err(virtio::Error::Request(
                 "a packet is shorter than its header",
             ));
         }
-        let header = Header::from_bytes(&bytes);
         if header.src_cid != self.guest_cid {
             telemetry::warn!(
                 "vsock: a packet from context {} is dropped: the guest is {}",
                 header.src_cid,
                 self.guest_cid
             );
-            return Ok(());
+            return Ok(Taken::Whole);
         }
-        if header.dst_cid != HOST_CID || header.kind != STREAM {
-            self.refuse(&header);
-            return Ok(());
-        }
-        let key = Key {
-            local: header.dst_port,
-            peer: header.src_port,
-        };
-        let known = self.table.find(key);
-        let fits = header.len <= chain.readable_len() - HEADER_LEN;
         match known {
-            Some(at) if fits => self.known(at, &header, chain),
+            _ if !is_ours => self.refuse(&header),
+            Some(at) if fits => self.known(at, &header),
             Some(at) => self.abort(at, &header),
             None if header.op == op::REQUEST && fits => self.connect(&header, key),
             None => self.refuse(&header),
         }
-        Ok(())
+        Ok(Taken::Whole)
     }
 
     /// The guest wants to reach a program of the host.
@@ -126,21 +154,18 @@ impl Switch {
         true
     }
 
-    /// A packet of a connection.
-    fn known(&mut self, at: usize, header: &Header, chain: &Chain) {
+    /// A packet of a connection, other than data for the host's program.
+    fn known(&mut self, at: usize, header: &Header) {
         let Some(conn) = self.table.get_mut(at) else {
             return;
         };
-        conn.credit.learn(header);
-        if conn.credit.room() > 0 {
-            conn.asked = false;
-        }
+        conn.learn(header);
         match (header.op, conn.phase) {
             (op::RST, _) => return self.remove(at),
             // It is told already that this one is over.
             (_, Phase::Ending) => return,
             (op::RESPONSE, Phase::Requested) => self.open(at),
-            (op::RW, Phase::Open) => self.take_data(at, header, chain),
+            (op::RW, Phase::Open) => self.discard(at, header),
             (op::CREDIT_UPDATE, Phase::Open) => {}
             (op::CREDIT_REQUEST, Phase::Open) => conn.due.add(op::CREDIT_UPDATE),
             (op::SHUTDOWN, Phase::Open) => self.take_shutdown(at, header),
@@ -163,7 +188,8 @@ impl Switch {
         }
     }
 
-    fn take_data(&mut self, at: usize, header: &Header, chain: &Chain) {
+    /// Data that nobody takes, or that the guest must not send.
+    fn discard(&mut self, at: usize, header: &Header) {
         let Some(conn) = self.table.get_mut(at) else {
             return;
         };
@@ -171,46 +197,7 @@ impl Switch {
             telemetry::warn!("vsock: a connection ends: the guest sent more than it may");
             return self.abort(at, header);
         }
-        if header.len == 0 {
-            return;
-        }
-        if !conn.writing || conn.guest_shut & shutdown::SEND != 0 {
-            conn.credit.forwarded(header.len);
-        } else {
-            let vectors = &mut self.vectors;
-            vectors.clear();
-            if let Err(error) = chain.add_readable(vectors) {
-                telemetry::warn!("vsock: a packet is not in memory: {error}");
-                return self.abort(at, header);
-            }
-            vectors.skip(HEADER_LEN as usize);
-            vectors.truncate(usize::try_from(header.len).unwrap_or(usize::MAX));
-            let was_clear = conn.backlog.is_empty();
-            let written = if was_clear {
-                vectors.write_to(&conn.fd, None)
-            } else {
-                Ok(0)
-            };
-            match written {
-                Ok(count) => vectors.skip(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    conn.credit.forwarded(header.len);
-                    return conn.end_of_writing();
-                }
-            }
-            let left = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
-            conn.credit.forwarded(header.len.saturating_sub(left));
-            if left > 0 {
-                conn.backlog.push(vectors);
-                if was_clear {
-                    self.watch.hear_writable(&conn.fd, at, true);
-                }
-            }
-        }
-        if conn.credit.is_worth_telling() {
-            conn.due.add(op::CREDIT_UPDATE);
-        }
+        conn.forwarded(header.len);
     }
 
     fn take_shutdown(&mut self, at: usize, header: &Header) {

@@ -43,8 +43,10 @@ pub(crate) struct Switch {
     pub(crate) greetings: usize,
     /// Parts of the guest's memory for one system call.
     pub(crate) vectors: IoVectors,
-    /// Buffers of the guest that one system call fills.
+    /// Buffers of the guest for one system call, which are given back after it.
     pub(crate) gathered: VecDeque<Chain>,
+    /// The connection whose data waits in the vectors for more.
+    pub(crate) held: Option<usize>,
     pub(crate) clock: Clock,
 }
 
@@ -96,6 +98,7 @@ impl Switch {
             greetings: 0,
             vectors: IoVectors::new(ram),
             gathered: VecDeque::new(),
+            held: None,
             clock: Clock {
                 period,
                 timer: None,

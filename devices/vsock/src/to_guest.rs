@@ -7,16 +7,13 @@ use memory::IoVectors;
 use virtio::{Chain, Ring};
 
 use crate::packet::{HEADER_LEN, Header, op};
+use crate::payload::{self, MANY_VECTORS};
 use crate::switch::Switch;
 
 /// Turns per call: the worker looks at everything else in between.
 const TURNS: usize = 64;
 /// The most buffers of the guest that are filled by one system call, each with a packet of its own.
 const MOST_BURST: usize = 16;
-/// No further buffer is added to so many parts of memory. One has at most a queue full of parts, and the kernel takes
-/// [`memory::MOST_VECTORS`].
-const MANY_VECTORS: usize = 256;
-
 /// How far sending came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -143,7 +140,7 @@ impl Switch {
             && let Some(mut chain) = self.gathered.pop_front()
         {
             let mut header = conn.header(self.guest_cid, op::RW);
-            header.len = payload(&chain).min(left);
+            header.len = room_in(&chain).min(left);
             left -= header.len;
             conn.credit.sent(header.len);
             put_header(&mut chain, &header);
@@ -159,7 +156,7 @@ impl Switch {
 }
 
 /// Bytes of data that there is room for.
-fn payload(chain: &Chain) -> u32 {
+fn room_in(chain: &Chain) -> u32 {
     chain.writable_len().saturating_sub(HEADER_LEN)
 }
 
@@ -174,29 +171,14 @@ fn gather(
     let mut left = room;
     while left > 0 && gathered.len() < most && vectors.as_raw().len() < MANY_VECTORS {
         let Some(chain) = ring.pop() else { break };
-        let len = payload(&chain).min(left);
-        let added = add_payload(&chain, vectors, len);
+        let len = room_in(&chain).min(left);
+        let added = payload::add(chain.writable(), len, vectors);
         gathered.push_back(chain);
         if len == 0 {
             return Err(TOO_SMALL);
         }
         added.map_err(|_| virtio::Error::Request("a receive buffer is not in memory"))?;
         left -= len;
-    }
-    Ok(())
-}
-
-/// Adds the `len` bytes after the header.
-fn add_payload(chain: &Chain, vectors: &mut IoVectors, len: u32) -> Result<(), memory::Error> {
-    let (mut header, mut left) = (HEADER_LEN, len);
-    for buffer in chain.writable() {
-        let before = header.min(buffer.len);
-        header -= before;
-        let count = (buffer.len - before).min(left);
-        if count > 0 {
-            vectors.push(buffer.address + u64::from(before), count)?;
-            left -= count;
-        }
     }
     Ok(())
 }

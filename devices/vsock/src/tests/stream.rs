@@ -209,3 +209,40 @@ fn a_thousand_connections_are_served_at_once() {
     guest.send(&Packet::new(RST, 5000, 1));
     machine.reach(&mut guest, &server, 6000, 1);
 }
+
+#[test]
+fn packets_of_several_connections_keep_their_order() {
+    let bench = Bench::new();
+    let mut machine = Machine::new(&bench);
+    let server = machine.serve(1);
+    let mut guest = machine.guest(TWO);
+    let clients: Vec<_> = (0..3)
+        .map(|peer| machine.reach(&mut guest, &server, peer, 1))
+        .collect();
+    // Taken all at once: runs of one connection, changes, one that ends, nothing, a question, an end.
+    machine.device.stop().unwrap();
+    let say = |guest: &mut Guest<'_>, peer, text: &[u8]| {
+        guest.send(&Packet::new(RW, peer, 1).with_data(text));
+    };
+    for (peer, text) in [(0, "a"), (0, "bc"), (1, "1"), (0, "d"), (1, "2"), (1, "3")] {
+        say(&mut guest, peer, text.as_bytes());
+    }
+    say(&mut guest, 2, b"heard");
+    guest.send(&Packet::new(RST, 2, 1));
+    say(&mut guest, 2, b"not");
+    say(&mut guest, 0, b"");
+    say(&mut guest, 0, b"e");
+    guest.send(&Packet::new(CREDIT_REQUEST, 0, 1));
+    say(&mut guest, 0, b"f\n");
+    let mut shut = Packet::new(SHUTDOWN, 1, 1);
+    shut.flags = 2;
+    guest.send(&shut);
+    machine.device.start().unwrap();
+    assert_eq!(line(&clients[0]), "abcdef\n");
+    assert_eq!(rest(&clients[1]), b"123");
+    assert_eq!(rest(&clients[2]), b"heard");
+    within(|| guest.is_all_taken());
+    assert_eq!(guest.expect(RST).ports, [1, 2]);
+    let credit = guest.expect(CREDIT_UPDATE);
+    assert_eq!((credit.ports, credit.forwarded), ([1, 0], 7));
+}
