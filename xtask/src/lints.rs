@@ -13,6 +13,10 @@ use crate::workspace::{self, Crate};
 /// Crates that may contain `unsafe`: those that speak to the kernel about memory and processors.
 const UNSAFE_CRATES: &[&str] = &["disk", "hypervisor", "memory", "sandbox", "tap"];
 
+/// The guest without an operating system: no member of the workspace, so that it has lints of its own. It is made of
+/// `unsafe`, each piece of it explained.
+const BARE_GUEST: &str = "tests/guest/Cargo.toml";
+
 /// What a check found.
 #[derive(Debug, Default)]
 struct Findings {
@@ -30,6 +34,8 @@ pub(crate) fn check(project: &Project) -> Result<()> {
     for member in workspace::crates(project)? {
         check_crate(project, &member, &mut findings)?;
     }
+    let manifest = run::read_text(&project.root().join(BARE_GUEST))?;
+    findings.offences.extend(bare_guest(&manifest));
     for file in workspace::rust_files(project.root()) {
         let text = run::read_text(&file)?;
         let name = file.strip_prefix(project.root()).unwrap_or(&file);
@@ -81,6 +87,20 @@ fn check_crate(project: &Project, member: &Crate, findings: &mut Findings) -> Re
     Ok(())
 }
 
+/// What a manifest lacks that lets a crate have `unsafe`.
+fn bare_guest(manifest: &str) -> Vec<String> {
+    let rules = [
+        "undocumented_unsafe_blocks = \"deny\"",
+        "unsafe_op_in_unsafe_fn = \"deny\"",
+    ];
+    let missing = rules
+        .into_iter()
+        .filter(|rule| !manifest.lines().any(|line| line.trim() == *rule));
+    missing
+        .map(|rule| format!("{BARE_GUEST}: lacks {rule}"))
+        .collect()
+}
+
 fn forbids_unsafe(text: &str) -> bool {
     text.lines()
         .any(|line| line.trim() == "#![forbid(unsafe_code)]")
@@ -114,6 +134,14 @@ mod tests {
     fn only_a_whole_attribute_forbids() {
         assert!(forbids_unsafe("//! Doc.\n\n#![forbid(unsafe_code)]\n"));
         assert!(!forbids_unsafe("// #![forbid(unsafe_code)]\n"));
+    }
+
+    #[test]
+    fn the_bare_guest_explains_what_is_unsafe() {
+        let both = "[lints.rust]\nunsafe_op_in_unsafe_fn = \"deny\"\n[lints.clippy]\nundocumented_unsafe_blocks = \"deny\"\n";
+        assert!(bare_guest(both).is_empty());
+        let offences = bare_guest(&both.replace("deny", "warn"));
+        assert_eq!(offences.len(), 2, "{offences:?}");
     }
 
     #[test]
