@@ -6,10 +6,11 @@ pub(crate) mod console;
 pub(crate) mod entropy;
 pub(crate) mod pmem;
 pub(crate) mod rtc;
+pub(crate) mod vsock;
 pub(crate) mod watchdog;
 
 use crate::machine::wait_for;
-use crate::memory::{write32, write64};
+use crate::memory::{take, write32, write64};
 use crate::virtio::{Device, Part, Queue, kind};
 
 /// Names of the types that tests choose from.
@@ -87,14 +88,18 @@ pub(crate) fn work(device: &Device) {
         kind::PMEM => pmem::work(device),
         kind::WATCHDOG => watchdog::work(device),
         kind::CLOCK => rtc::work(device),
+        kind::VSOCK => vsock::work(device),
         _ => {
-            device.agree(0);
-            for index in 0..device.queues() {
-                device.queue(index, 64, 0);
-            }
+            let features = device.agree(0);
+            let mut queue = queues(device, 64, features);
             device.go();
+            let (parts, count) = request(device.kind, take(REQUEST, 4096));
+            queue.add(&parts[..count]);
+            queue.notify();
+            let name = name(device.kind);
+            expect!(queue.wait().is_some(), "{name} takes no request");
             let fine = device.status() & crate::virtio::status::NEEDS_RESET == 0;
-            expect!(fine, "{} asks for a reset at once", name(device.kind));
+            expect!(fine, "{name} asks for a reset at once");
         }
     }
 }
