@@ -4,7 +4,7 @@
 //!  guest                        <id>_qp0, one thread for each pair of queues            host
 //!    receive queue  ◀─────────  Receive   readv  ◀──┐
 //!                                                   ├── a queue of the tap  ◀──▶  interface
-//!    transmit queue ─────────▶  Transmit  writev ──▶┘
+//!    transmit queue ─────────▶  Transmit  writes ──▶┘
 //!    control queue  ─────────▶  Control (<id>_ctrl): number of pairs, offloads, announcement
 //! ```
 //!
