@@ -1,7 +1,7 @@
 //! `cargo xtask docs`: builds what people read beside the README. A broken link is an error.
 //!
 //! - the reference of every crate, in `target/doc`;
-//! - man page and shell completions, in `target/man`;
+//! - man pages and shell completions, in `target/man`;
 //! - a page for each kind of device, in `docs/devices`, which is kept in the repository. A test compares.
 
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Builds the monitor as users get it: optimised and static.
+//! Builds the monitor and its client as users get them: optimised and static.
 
 use std::path::PathBuf;
 
@@ -9,32 +9,37 @@ use crate::run;
 
 /// The monitor's program and package.
 pub(crate) const MONITOR: &str = "cloud-hypervisor";
+/// The client of its API, which is beside it.
+const CLIENT: &str = "ch-remote";
 
-/// Builds the release binary and returns its path.
+/// Builds the release binaries and returns the path of the monitor; its client is in the same folder.
 ///
 /// It has a build folder of its own: other flags in the shared one would rebuild everything twice.
 ///
 /// # Errors
-/// When cargo fails or the result still needs shared libraries.
+/// When cargo fails or a result still needs shared libraries.
 pub(crate) fn build(project: &Project) -> Result<PathBuf> {
     apt::ensure(&[apt::BUILD])?;
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let target = project.target().join("static");
-    eprintln!("building the release binary");
+    eprintln!("building the release binaries");
     let mut cargo = cargo();
     cargo.args(["build", "--release", "--quiet", "--target", &triple]);
     cargo.arg("--target-dir").arg(&target);
     // An explicit target keeps these flags away from build scripts and procedural macros.
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     run::check(cargo.current_dir(project.root()))?;
-    let binary = target.join(triple).join("release").join(MONITOR);
-    if !apt::is_static(&binary) {
-        return Err(Error::Malformed {
-            path: binary,
-            problem: "is not a static program, although it was linked as one".to_owned(),
-        });
+    let folder = target.join(triple).join("release");
+    for program in [MONITOR, CLIENT] {
+        let path = folder.join(program);
+        if !apt::is_static(&path) {
+            return Err(Error::Malformed {
+                path,
+                problem: "is not a static program, although it was linked as one".to_owned(),
+            });
+        }
     }
-    Ok(binary)
+    Ok(folder.join(MONITOR))
 }
 
 /// The cargo that started us.

@@ -94,6 +94,14 @@ pub fn cache() -> Result<PathBuf> {
     path("CH_CACHE")
 }
 
+/// The client of the monitor under test: the program `ch-remote` beside it.
+///
+/// # Errors
+/// When the monitor is not known.
+pub fn remote() -> Result<PathBuf> {
+    Ok(binary()?.with_file_name("ch-remote"))
+}
+
 fn path(name: &'static str) -> Result<PathBuf> {
     let value = std::env::var_os(name).filter(|value| !value.is_empty());
     value.map(PathBuf::from).ok_or(Error::NotSet { name })

@@ -1,10 +1,11 @@
-//! Writes shell completions and the man page into a folder: `generate-docs FOLDER`.
+//! Writes shell completions and man pages of the monitor and of its client into a folder: `generate-docs FOLDER`.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::Command;
 use clap_complete::{Shell, generate_to};
 use cloud_hypervisor::cli::{Help, command};
 
@@ -14,11 +15,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(PathBuf::from)
         .ok_or("usage: generate-docs FOLDER")?;
     fs::create_dir_all(&folder)?;
+    write(&folder, "cloud-hypervisor", command(Help::Yes))?;
+    write(&folder, "ch-remote", ch_remote::cli::command())
+}
+
+fn write(folder: &Path, program: &str, mut command: Command) -> Result<(), Box<dyn Error>> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut command(Help::Yes), "cloud-hypervisor", &folder)?;
+        generate_to(shell, &mut command, program, folder)?;
     }
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command(Help::Yes)).render(&mut page)?;
-    fs::write(folder.join("cloud-hypervisor.1"), page)?;
+    // One page for the program and one for each subcommand but `help`.
+    clap_mangen::generate_to(command.disable_help_subcommand(true), folder)?;
     Ok(())
 }
