@@ -47,6 +47,14 @@ pub enum Error {
         /// The format that was asked for.
         image_type: ImageType,
     },
+    /// The image is broken, or has what cannot be served.
+    #[error("{} cannot be opened as QCOW2: {reason}", path.display())]
+    Qcow2 {
+        /// The image, or the file behind it.
+        path: PathBuf,
+        /// Why not, and what changes it.
+        reason: String,
+    },
     /// No format was said, and the image has the signature of one that is not raw.
     #[error(
         "{} looks like {word}: say image_type={word}, or image_type=raw to give the guest the \

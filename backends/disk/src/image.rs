@@ -129,6 +129,15 @@ impl Image {
         self.file.as_raw_fd()
     }
 
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Number of bytes, whole sectors or not.
+    pub(crate) fn file_length(&self) -> u64 {
+        *self.length.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity.load(Ordering::Acquire)
     }

@@ -413,6 +413,18 @@ fn stuck(kind: Kind) -> io::Error {
     }
 }
 
+/// A lane that a format above raw uses.
+pub(crate) trait FileLane: Lane {
+    /// Has the next [`Lane::wait`] tell an event of the format's own, without waiting for others.
+    fn deliver(&mut self, event: Event);
+}
+
+impl<P: Port> FileLane for ImageLane<P> {
+    fn deliver(&mut self, event: Event) {
+        self.finished.push(event);
+    }
+}
+
 impl<P: Port> Lane for ImageLane<P> {
     fn push(&mut self, request: Request) {
         let index = self.occupy();

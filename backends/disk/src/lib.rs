@@ -25,6 +25,14 @@
 //! brings single steps to the kernel: io_uring, Linux AIO or plain system calls. A format above raw maps offsets and
 //! hands requests on to the lane of the raw image below it.
 //!
+//! # Formats
+//!
+//! Raw images and block devices are read and written. QCOW2 images are read ([`OpenOptions::read_only`]): versions 2
+//! and 3, all sizes of clusters, deflate, extended L2 entries; backing files and external data files with
+//! [`OpenOptions::backing_files`]. Writing them, zstd, encryption and unknown features are refused, and say so. What a
+//! request reads from one place of the file goes to the engine; what is compressed, scattered or in a backing file is
+//! read by the lane's thread. VHD, VHDX and VMDK are refused.
+//!
 //! # Files that are not what they were
 //!
 //! An image that another program makes shorter while it is in use gives errors for what is gone (`EIO`), not zeros: a
@@ -39,6 +47,7 @@ mod image;
 mod lane;
 mod options;
 mod port;
+mod qcow2;
 mod raw;
 mod slot;
 mod sys;

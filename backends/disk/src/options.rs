@@ -20,6 +20,8 @@ pub struct OpenOptions {
     pub image_type: ImageType,
     /// How much of the file the lock covers.
     pub lock_granularity: LockGranularity,
+    /// Files that the image names are opened too: backing files and data files.
+    pub backing_files: bool,
     /// Never io_uring.
     pub disable_io_uring: bool,
     /// Never Linux AIO.
@@ -37,6 +39,7 @@ impl OpenOptions {
             sparse: true,
             image_type: ImageType::Unknown,
             lock_granularity: LockGranularity::ByteRange,
+            backing_files: false,
             disable_io_uring: false,
             disable_aio: false,
         }

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::image::Image;
-use crate::lane::ImageLane;
+use crate::lane::{FileLane, ImageLane};
 use crate::port::{Aio, Sync, Uring, choose};
-use crate::{Disk, Engine, Error, Lane, OpenOptions, PassedOver, Topology};
+use crate::{Disk, Engine, Error, ImageType, Lane, OpenOptions, PassedOver, Topology, qcow2};
 
 #[derive(Debug)]
 struct RawDisk {
@@ -22,6 +22,9 @@ struct RawDisk {
 /// # Errors
 /// [`Error`], which says what in the options has to change.
 pub fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
+    if options.image_type == ImageType::Qcow2 {
+        return qcow2::open(options);
+    }
     let image = Image::open(options)?;
     let (engine, passed_over) = choose(options);
     Ok(Arc::new(RawDisk {
@@ -42,6 +45,20 @@ pub(crate) fn open_with_blocks(options: &OpenOptions, block: u32) -> Arc<dyn Dis
         image: Arc::new(image),
         engine,
         passed_over,
+    })
+}
+
+/// A lane of the file as it is.
+pub(crate) fn file_lane(
+    image: &Arc<Image>,
+    engine: Engine,
+    depth: u16,
+) -> io::Result<Box<dyn FileLane>> {
+    let image = || Arc::clone(image);
+    Ok(match engine {
+        Engine::IoUring => Box::new(ImageLane::new(image(), Uring::new(image(), depth)?, depth)?),
+        Engine::Aio => Box::new(ImageLane::new(image(), Aio::new(image(), depth)?, depth)?),
+        Engine::Sync => Box::new(ImageLane::new(image(), Sync::new(image())?, depth)?),
     })
 }
 
@@ -79,14 +96,7 @@ impl Disk for RawDisk {
     }
 
     fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {
-        let image = || Arc::clone(&self.image);
-        Ok(match self.engine {
-            Engine::IoUring => {
-                Box::new(ImageLane::new(image(), Uring::new(image(), depth)?, depth)?)
-            }
-            Engine::Aio => Box::new(ImageLane::new(image(), Aio::new(image(), depth)?, depth)?),
-            Engine::Sync => Box::new(ImageLane::new(image(), Sync::new(image())?, depth)?),
-        })
+        Ok(file_lane(&self.image, self.engine, depth)?)
     }
 
     fn resize(&self, capacity: u64) -> io::Result<()> {

@@ -57,6 +57,8 @@ pub const WORKER: &[Allow] = &[
     Allow::call(libc::SYS_io_destroy),
     // Plain calls; fallocate also with Linux AIO, which has no such request.
     Allow::call(libc::SYS_preadv),
+    // Tables, compressed clusters and backing files of QCOW2.
+    Allow::call(libc::SYS_pread64),
     Allow::call(libc::SYS_pwritev),
     Allow::call(libc::SYS_fdatasync),
     Allow::call(libc::SYS_fallocate),

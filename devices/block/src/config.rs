@@ -195,6 +195,7 @@ impl DiskConfig {
             sparse: self.sparse,
             image_type: self.image_type,
             lock_granularity: self.lock_granularity,
+            backing_files: self.backing_files,
             disable_io_uring: self.disable_io_uring,
             disable_aio: self.disable_aio,
             ..OpenOptions::new(self.path.as_ref()?)

@@ -1,0 +1,78 @@
+//! An opened image as a disk.
+
+use std::io;
+use std::sync::Arc;
+
+use super::lane::QcowLane;
+use super::read::Qcow2;
+use crate::image::{Image, SECTOR};
+use crate::raw::file_lane;
+use crate::{Disk, Engine, Lane, PassedOver, Topology};
+
+pub(crate) struct QcowDisk {
+    pub(crate) image: Arc<Qcow2>,
+    /// The image's file.
+    pub(crate) file: Arc<Image>,
+    /// Where its data is: the same, or another one.
+    pub(crate) data: Arc<Image>,
+    pub(crate) engine: Engine,
+    pub(crate) passed_over: Vec<PassedOver>,
+}
+
+impl Disk for QcowDisk {
+    fn capacity(&self) -> u64 {
+        self.image.map().header().size / SECTOR * SECTOR
+    }
+
+    fn topology(&self) -> Topology {
+        Topology {
+            logical_block: 512,
+            physical_block: self.data.topology.physical_block.max(512),
+            minimum_io: 0,
+            optimal_io: 0,
+        }
+    }
+
+    fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    fn passed_over(&self) -> &[PassedOver] {
+        &self.passed_over
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    fn can_write_zeroes(&self) -> bool {
+        false
+    }
+
+    fn can_discard(&self) -> bool {
+        false
+    }
+
+    fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {
+        let below = file_lane(&self.data, self.engine, depth)?;
+        let image = Arc::clone(&self.image);
+        let reach = self.data.capacity();
+        Ok(Box::new(QcowLane::new(
+            below,
+            image,
+            self.capacity(),
+            reach,
+        )))
+    }
+
+    fn resize(&self, _capacity: u64) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::ReadOnlyFilesystem,
+            "a QCOW2 image can only be read",
+        ))
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64, u64)> {
+        self.file.identity()
+    }
+}

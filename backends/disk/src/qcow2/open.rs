@@ -1,0 +1,158 @@
+//! Opens an image and what lies behind it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::QcowDisk;
+use super::header::{BackingName, Header, LONGEST_HEAD};
+use super::map::Map;
+use super::read::{Layer, Qcow2};
+use super::storage::Storage;
+use super::table::Pages;
+use crate::image::Image;
+use crate::port::choose;
+use crate::{Disk, Error, ImageType, OpenOptions};
+
+/// The most images that lie behind each other.
+const MOST_LAYERS: usize = 32;
+
+/// Opens an image as a disk.
+///
+/// # Errors
+/// [`Error::Qcow2`] if it cannot be served, and what opening of files gives.
+pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
+    if !options.read_only {
+        return Err(refuse(
+            &options.path,
+            "it can only be read in this version: say readonly=on; \
+             qemu-img convert -O raw makes an image of it that can be written",
+        ));
+    }
+    let Opened { image, file, data } = Chain::new(options).open(&options.path)?;
+    let (engine, passed_over) = choose(options);
+    Ok(Arc::new(QcowDisk {
+        image: Arc::new(image),
+        file,
+        data,
+        engine,
+        passed_over,
+    }))
+}
+
+fn refuse(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Qcow2 {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+struct Opened {
+    image: Qcow2,
+    file: Arc<Image>,
+    data: Arc<Image>,
+}
+
+/// The images that are being opened, the one of the guest first.
+struct Chain<'a> {
+    options: &'a OpenOptions,
+    seen: Vec<(u64, u64, u64)>,
+}
+
+impl<'a> Chain<'a> {
+    fn new(options: &'a OpenOptions) -> Self {
+        let seen = Vec::new();
+        Self { options, seen }
+    }
+
+    fn open_file(&mut self, path: &Path) -> Result<Arc<Image>, Error> {
+        let file = Image::open(&OpenOptions {
+            path: path.to_owned(),
+            read_only: true,
+            image_type: ImageType::Raw,
+            ..self.options.clone()
+        })?;
+        let identity = file.identity().map_err(|source| Error::Ask {
+            path: path.to_owned(),
+            what: "the identity",
+            source,
+        })?;
+        if self.seen.contains(&identity) {
+            return Err(refuse(path, "it is its own backing file or data file"));
+        }
+        if self.seen.len() >= MOST_LAYERS {
+            return Err(refuse(
+                path,
+                format!("more than {MOST_LAYERS} files lie behind each other"),
+            ));
+        }
+        self.seen.push(identity);
+        Ok(Arc::new(file))
+    }
+
+    fn open(&mut self, path: &Path) -> Result<Opened, Error> {
+        let file = self.open_file(path)?;
+        let header = read_header(&file, path)?;
+        let data = match &header.external_data {
+            None => Arc::clone(&file),
+            Some(name) => self.open_file(&self.resolve(path, name, "data file")?)?,
+        };
+        let backing = match &header.backing {
+            None => None,
+            Some(backing) => Some(self.open_backing(path, backing)?),
+        };
+        let storage = |image: &Arc<Image>| -> Arc<dyn Storage> { Arc::<Image>::clone(image) };
+        let map = Map::new(header, Pages::new(storage(&file)));
+        let image = Qcow2::new(map, storage(&file), storage(&data), backing);
+        Ok(Opened { image, file, data })
+    }
+
+    fn open_backing(&mut self, path: &Path, backing: &BackingName) -> Result<Layer, Error> {
+        let behind = self.resolve(path, &backing.name, "backing file")?;
+        match backing.format.as_deref() {
+            Some("raw") => Ok(Layer::Raw(self.open_file(&behind)?)),
+            Some("qcow2") => Ok(Layer::Qcow2(Box::new(self.open(&behind)?.image))),
+            // To guess would be to trust whoever wrote the first bytes of it.
+            None => Err(refuse(
+                path,
+                "it does not say the format of its backing file; qemu-img rebase -u -F FORMAT -b NAME \
+                 adds it",
+            )),
+            Some(other) => Err(refuse(
+                path,
+                format!("its backing file has the format {other:?}; raw and qcow2 can be read"),
+            )),
+        }
+    }
+
+    /// The file that an image names, if it may.
+    fn resolve(&self, path: &Path, name: &str, what: &str) -> Result<PathBuf, Error> {
+        if !self.options.backing_files {
+            return Err(refuse(
+                path,
+                format!("it has the {what} {name:?}, which is opened only with backing_files=on"),
+            ));
+        }
+        let plain = name.strip_prefix("file:").unwrap_or(name);
+        let scheme = plain.split_once(':').map(|(scheme, _)| scheme);
+        if scheme.is_some_and(|scheme| !scheme.contains('/')) {
+            return Err(refuse(
+                path,
+                format!("its {what} {name:?} is not named by a path"),
+            ));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Ok(folder.join(plain))
+    }
+}
+
+fn read_header(file: &Image, path: &Path) -> Result<Header, Error> {
+    let length = usize::try_from(file.length()).unwrap_or(LONGEST_HEAD);
+    let mut head = vec![0; length.min(LONGEST_HEAD)];
+    let count = file.read(0, &mut head).map_err(|source| Error::Ask {
+        path: path.to_owned(),
+        what: "the header",
+        source,
+    })?;
+    head.truncate(count);
+    Header::parse(&head, file.length()).map_err(|reason| refuse(path, reason))
+}

@@ -1,0 +1,156 @@
+//! Reads that the thread waits for, through all images of a chain.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flate2::{Decompress, FlushDecompress};
+
+use super::map::{Map, Place};
+use super::storage::Storage;
+use super::{corrupt, narrow};
+
+/// The cluster of the disk that was decompressed last, by its offset.
+type Last = Option<(u64, Arc<[u8]>)>;
+
+/// One image of a chain.
+pub(crate) enum Layer {
+    /// Its bytes as they are.
+    Raw(Arc<dyn Storage>),
+    Qcow2(Box<Qcow2>),
+}
+
+/// An image and what lies behind it.
+pub(crate) struct Qcow2 {
+    map: Map,
+    /// The image.
+    file: Arc<dyn Storage>,
+    /// Where clusters are that are not compressed: the image or another file.
+    data: Arc<dyn Storage>,
+    backing: Option<Layer>,
+    last: Mutex<Last>,
+}
+
+impl Layer {
+    /// Fills `bytes` from `offset` on; with zeros behind the end.
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Qcow2(image) => image.read(offset, bytes),
+            Self::Raw(file) => {
+                let there = there(file.length(), offset, bytes.len());
+                let count = file.read(offset, &mut bytes[..there])?;
+                if count < there {
+                    return Err(corrupt("a backing file became shorter"));
+                }
+                bytes[there..].fill(0);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// How many of `wanted` bytes from `offset` on are before the end.
+fn there(length: u64, offset: u64, wanted: usize) -> usize {
+    usize::try_from(length.saturating_sub(offset)).map_or(wanted, |there| there.min(wanted))
+}
+
+impl Qcow2 {
+    pub(crate) fn new(
+        map: Map,
+        file: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        backing: Option<Layer>,
+    ) -> Self {
+        Self {
+            map,
+            file,
+            data,
+            backing,
+            last: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// Fills `bytes` from `offset` on; with zeros behind the end.
+    ///
+    /// # Errors
+    /// If something cannot be read, or the image contradicts itself.
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let there = there(self.map.header().size, offset, bytes.len());
+        let (mut left, behind) = bytes.split_at_mut(there);
+        behind.fill(0);
+        let mut at = offset;
+        while !left.is_empty() {
+            let (place, count) = self.map.find(at, left.len() as u64)?;
+            let count = usize::try_from(count).map_or(left.len(), |count| count.min(left.len()));
+            let (part, rest) = left.split_at_mut(count);
+            match (place, &self.backing) {
+                (Place::Unallocated, Some(backing)) => backing.read(at, part)?,
+                (Place::Unallocated | Place::Zero, _) => part.fill(0),
+                (Place::Data(start), _) => self.read_data(start, part)?,
+                (Place::Compressed { offset, length }, _) => {
+                    self.read_compressed(at, offset, length, part)?;
+                }
+            }
+            left = rest;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    /// The last cluster of a file may be there in part, the rest of it is zeros. One that is not there at all is lost.
+    fn read_data(&self, start: u64, part: &mut [u8]) -> io::Result<()> {
+        let last = start + (part.len() as u64).saturating_sub(1);
+        let cluster = self.map.header().cluster();
+        if last / cluster * cluster >= self.data.length() {
+            return Err(corrupt(format!(
+                "data at {last:#x} is behind the end of the file"
+            )));
+        }
+        let count = self.data.read(start, part)?;
+        if count < there(self.data.length(), start, part.len()) {
+            return Err(corrupt("the file of the data became shorter"));
+        }
+        part[count..].fill(0);
+        Ok(())
+    }
+
+    fn read_compressed(
+        &self,
+        at: u64,
+        offset: u64,
+        length: usize,
+        part: &mut [u8],
+    ) -> io::Result<()> {
+        let cluster = self.map.header().cluster();
+        let (start, within) = (at / cluster * cluster, narrow(at % cluster));
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = last().clone();
+        let bytes = match kept {
+            Some((here, bytes)) if here == start => bytes,
+            _ => {
+                let mut packed = vec![0; length];
+                let count = self.file.read(offset, &mut packed)?;
+                let bytes = inflate(&packed[..count], narrow(cluster))?;
+                *last() = Some((start, Arc::clone(&bytes)));
+                bytes
+            }
+        };
+        let from = bytes.get(within..within + part.len());
+        part.copy_from_slice(from.ok_or_else(|| corrupt("a compressed cluster is too short"))?);
+        Ok(())
+    }
+}
+
+/// One cluster from a stream of deflate (RFC 1951) without a header.
+fn inflate(packed: &[u8], cluster: usize) -> io::Result<Arc<[u8]>> {
+    let mut bytes = vec![0; cluster];
+    let mut stream = Decompress::new(false);
+    let result = stream.decompress(packed, &mut bytes, FlushDecompress::Finish);
+    if result.is_err() || stream.total_out() != cluster as u64 {
+        return Err(corrupt("a compressed cluster cannot be decompressed"));
+    }
+    Ok(bytes.into())
+}

@@ -1,0 +1,122 @@
+//! What is not served is refused, by name.
+
+use super::*;
+
+#[test]
+fn what_an_image_names_is_opened_only_if_the_user_says_so() {
+    let folder = folder();
+    write(&folder, "base.raw", &[1; 1 << 20]);
+    let line = "qemu-img create -q -f qcow2 -F raw -b base.raw a.qcow2";
+    if !tool(folder.path(), line) {
+        return;
+    }
+    let mut options = options(&folder.path().join("a.qcow2"));
+    open(&options).unwrap();
+    options.backing_files = false;
+    assert!(message(&options).contains("\"base.raw\", which is opened only with backing_files=on"));
+    tool(
+        folder.path(),
+        "qemu-img create -q -f qcow2 -o data_file=d.raw b.qcow2 1M",
+    );
+    options.path = folder.path().join("b.qcow2");
+    assert!(message(&options).contains("the data file \"d.raw\", which"));
+    options.read_only = false;
+    assert!(message(&options).contains("say readonly=on"));
+}
+
+#[test]
+fn chains_that_end_nowhere() {
+    let folder = folder();
+    let create = |name: &str, base: &str| {
+        let line = format!("qemu-img create -q -u -f qcow2 -F qcow2 -b {base} {name} 1M");
+        tool(folder.path(), &line)
+    };
+    if !create("0.qcow2", "1.qcow2") {
+        return;
+    }
+    let at = |name: &str| options(&folder.path().join(name));
+    for number in 1..40 {
+        create(&format!("{number}.qcow2"), &format!("{}.qcow2", number - 1));
+    }
+    for name in ["0.qcow2", "1.qcow2", "9.qcow2"] {
+        assert!(
+            message(&at(name)).contains("its own backing file"),
+            "{name}"
+        );
+    }
+    assert!(message(&at("39.qcow2")).contains("more than 32 files"));
+    for base in ["json:{}", "nbd://host/name"] {
+        create("p.qcow2", base);
+        assert!(
+            message(&at("p.qcow2")).contains("is not named by a path"),
+            "{base}"
+        );
+    }
+    create("n.qcow2", "absent.qcow2");
+    assert!(message(&at("n.qcow2")).contains("absent.qcow2"));
+}
+
+#[test]
+fn features_that_are_not_known_here() {
+    let folder = folder();
+    if !tool(folder.path(), "qemu-img create -q -f qcow2 a.qcow2 1M") {
+        return;
+    }
+    let path = folder.path().join("a.qcow2");
+    let image = std::fs::read(&path).unwrap();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut image = image.clone();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&path, image).unwrap();
+        open(&options(&path))
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    with(79, &[3]).expect("dirty and corrupt images can be read");
+    assert!(
+        with(78, &[1])
+            .unwrap_err()
+            .contains("not known here: bit 8")
+    );
+    // The first name in the table, which begins after the header of 112 bytes, is now that of bit 1 of byte 78.
+    assert_eq!(image[120..131], *b"\0\0dirty bit");
+    let mut named = image.clone();
+    (named[78], named[121]) = (2, 9);
+    std::fs::write(&path, named).unwrap();
+    assert!(message(&options(&path)).contains("\"dirty bit\" (bit 9)"));
+    assert!(with(35, &[1]).unwrap_err().contains("encrypted"));
+    assert!(with(23, &[8]).unwrap_err().contains("2^8 bytes"));
+    assert!(with(23, &[22]).unwrap_err().contains("2^22 bytes"));
+    assert!(with(7, &[4]).unwrap_err().contains("version 4"));
+    assert!(with(38, &[0, 0]).unwrap_err().contains("too short"));
+    assert!(
+        with(36, &[0xff; 4])
+            .unwrap_err()
+            .contains("not within the file")
+    );
+    assert!(
+        with(47, &[8])
+            .unwrap_err()
+            .contains("not at the begin of a cluster")
+    );
+    assert!(with(24, &[0xff; 8]).unwrap_err().contains("too large"));
+    tool(
+        folder.path(),
+        "qemu-img create -q -f qcow2 -o compression_type=zstd z.qcow2 1M",
+    );
+    assert!(message(&options(&folder.path().join("z.qcow2"))).contains("zstd"));
+}
+
+#[test]
+fn files_that_end_too_early() {
+    let folder = folder();
+    if !tool(folder.path(), "qemu-img create -q -f qcow2 a.qcow2 1M") {
+        return;
+    }
+    let path = folder.path().join("a.qcow2");
+    let image = std::fs::read(&path).unwrap();
+    for length in (0..400).chain([512, 65536, 131_072]) {
+        std::fs::write(&path, &image[..length]).unwrap();
+        assert!(refused(&path), "{length}");
+    }
+}
