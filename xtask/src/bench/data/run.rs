@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 
-use super::cell::Cell;
+use super::cell::{Block, Cell};
 use super::host::{self, Host};
 use super::monitor::{Files, Monitor};
 use super::watch::Cpu;
@@ -23,6 +23,8 @@ const TICKS: u64 = 3_000_000_000;
 const QUICK_TICKS: u64 = 800_000_000;
 /// Size of the disk: what fits the page cache of any host.
 const DISK_MEBIBYTES: usize = 256;
+/// Where files are in memory (shm_overview(7)).
+const MEMORY_FOLDER: &str = "/dev/shm";
 
 /// What one run shows.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +43,10 @@ pub(super) struct Sample {
 #[derive(Debug)]
 pub(super) struct Bench {
     guest: PathBuf,
+    /// On a disk of the host, for what goes around the page cache.
     disk: PathBuf,
+    /// In memory (tmpfs): the page cache without a file system that writes to a disk at times of its own.
+    cached: tempfile::TempPath,
     output: PathBuf,
     ticks: u64,
     /// Our end of the FIFO; open for writing too, so that it never ends.
@@ -54,7 +59,12 @@ impl Bench {
     pub(super) fn prepare(guest: PathBuf, folder: &Path, quick: bool) -> Result<Self> {
         host::make_network()?;
         let disk = folder.join("disk.raw");
-        run::write(&disk, &vec![0x5a; DISK_MEBIBYTES << 20])?;
+        let content = vec![0x5a; DISK_MEBIBYTES << 20];
+        run::write(&disk, &content)?;
+        let cached = tempfile::NamedTempFile::new_in(MEMORY_FOLDER)
+            .context(|| format!("cannot create a file in {MEMORY_FOLDER}"))?
+            .into_temp_path();
+        run::write(&cached, &content)?;
         let folder = tempfile::tempdir().context(|| "no temporary folder".to_owned())?;
         let output = folder.path().join("output");
         mknodat(CWD, &output, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
@@ -65,6 +75,7 @@ impl Bench {
         Ok(Self {
             guest,
             disk,
+            cached,
             output,
             ticks: if quick { QUICK_TICKS } else { TICKS },
             fifo,
@@ -80,7 +91,10 @@ impl Bench {
         let files = Files {
             guest: &self.guest,
             output: &self.output,
-            disk: &self.disk,
+            disk: match cell {
+                Cell::Block(Block { direct: true, .. }) => &self.disk,
+                _ => &self.cached,
+            },
             socket: &socket,
         };
         let mut command = monitor.command(cell, &words, &files);
