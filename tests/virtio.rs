@@ -1,7 +1,7 @@
 //! PCI and the devices on it, as our own guest without an operating system drives them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -186,18 +186,44 @@ fn the_console_carries_both_ways() {
     let socket = folder.path().join("console");
     let option = format!("socket={}", socket.display());
     let guest = Bare::start("test=echo", |builder| builder.console(option)).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(SECONDS);
-    let mut client = loop {
-        match UnixStream::connect(&socket) {
-            Ok(client) => break client,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-    };
+    let mut client = connect(&socket);
     client.write_all(b"some text").unwrap();
     client.write_all(b", q").unwrap();
     let mut said = String::new();
-    std::io::Read::read_to_string(&mut client, &mut said).unwrap();
+    client.read_to_string(&mut said).unwrap();
     assert!(said.contains("SOME TEXT, Q"), "{said:?}");
     let report = guest.finish(SECONDS).unwrap();
     assert_eq!(report.fact("typed"), Some("12"));
+}
+
+#[test]
+fn a_program_of_the_host_reaches_the_guest_under_landlock() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("vsock");
+    let guest = Bare::start("test=serve", |builder| {
+        builder
+            .flag("--landlock")
+            .arg("--vsock", format!("cid=3,socket={}", socket.display()))
+    });
+    let guest = guest.unwrap();
+    let mut client = connect(&socket);
+    client.write_all(b"CONNECT 52\nsome text").unwrap();
+    let mut said = [0; 23];
+    client.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"OK 1073741824\nsome text");
+    drop(client);
+    let report = guest.finish(SECONDS).unwrap();
+    assert_eq!(report.fact("served"), Some("9"));
+    assert!(!socket.exists());
+}
+
+/// Connects to a socket that a monitor is about to make.
+fn connect(socket: &Path) -> UnixStream {
+    let deadline = Instant::now() + Duration::from_secs(SECONDS);
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(client) => return client,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+    }
 }

@@ -11,6 +11,7 @@ pub(super) const TESTS: &[Test] = &[
     ("enumerate", enumerate),
     ("work", work),
     ("echo", echo),
+    ("serve", serve),
     ("entropy", read_entropy),
 ];
 
@@ -98,6 +99,14 @@ fn echo(_: &Boot) {
     let mut console = Console::start(&device);
     console.print(b"type\n");
     fact!("typed {}", console.echo());
+}
+
+/// A program of the host talks to the guest.
+fn serve(_: &Boot) {
+    let Some(device) = Device::find(kind::VSOCK) else {
+        return fail!("there is no socket device");
+    };
+    fact!("served {}", devices::vsock::serve(&device));
 }
 
 /// Random bytes by chains of all shapes; no two blocks are the same.
