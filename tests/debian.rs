@@ -15,9 +15,11 @@ mod network;
 #[path = "debian/sockets.rs"]
 mod sockets;
 
+use std::io::{Write as _, stderr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use client::Client;
 use tempfile::TempDir;
@@ -101,6 +103,9 @@ fn file(path: &Path, size: u64) -> String {
     path.display().to_string()
 }
 
+/// Looks at one side of the guest.
+type Step = fn(&mut Debian);
+
 #[test]
 fn every_device_of_a_usual_guest() {
     let _turn = turn();
@@ -110,19 +115,31 @@ fn every_device_of_a_usual_guest() {
         let builder = sockets::options(builder, folder);
         devices::options(builder, folder)
     });
-    devices::look(&mut debian);
-    disks::verify_on_every_engine(&mut debian);
-    disks::trim_gives_space_back(&mut debian);
-    disks::resize_while_it_runs(&mut debian);
-    network::talk_both_ways(&mut debian);
-    network::queues_and_offloads_change(&mut debian);
-    sockets::both_ways(&mut debian);
-    devices::entropy(&mut debian);
-    devices::persistent_memory(&mut debian);
-    devices::balloon(&mut debian);
-    devices::counters(&mut debian);
-    devices::pause_and_resume(&mut debian);
-    devices::panic_is_an_event(&mut debian);
+    let steps: [(&str, Step); 13] = [
+        ("what is there", devices::look),
+        ("fio on every engine", disks::verify_on_every_engine),
+        ("fstrim", disks::trim_gives_space_back),
+        ("a disk grows", disks::resize_while_it_runs),
+        ("network both ways", network::talk_both_ways),
+        ("queues and offloads", network::queues_and_offloads_change),
+        ("vsock both ways", sockets::both_ways),
+        ("entropy", devices::entropy),
+        ("persistent memory", devices::persistent_memory),
+        ("balloon", devices::balloon),
+        ("counters", devices::counters),
+        ("pause and resume", devices::pause_and_resume),
+        ("panic", devices::panic_is_an_event),
+    ];
+    let start = Instant::now();
+    for (name, step) in steps {
+        // Not `eprintln`, which is shown at the end only: this takes minutes.
+        let _ = writeln!(
+            stderr(),
+            "   {:>4.0} s {name}",
+            start.elapsed().as_secs_f32()
+        );
+        step(&mut debian);
+    }
 }
 
 #[test]
