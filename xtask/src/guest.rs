@@ -21,6 +21,8 @@ const TEST_MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_console",
     "virtio_rng",
+    "virtio_blk",
+    "virtio_net",
     "nd_pmem",
     "virtio_pmem",
     "virtio_balloon",
