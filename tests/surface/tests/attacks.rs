@@ -28,6 +28,11 @@ fn corpus_of_any_kind() {
 }
 
 #[test]
+fn corpus_of_the_api() {
+    replay("api", surface::requests::on_api);
+}
+
+#[test]
 fn corpus_of_configuration_space() {
     replay("config_space", attack::on_config_space);
 }

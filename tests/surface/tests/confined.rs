@@ -1,7 +1,5 @@
 //! Every kind is built, started and stopped by a thread that may make the system calls that the kind declares.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use device::Device;
 use sandbox::{Allow, Filter, Mode};
 use surface::{Example, Rig, examples};
 

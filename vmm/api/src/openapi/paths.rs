@@ -162,12 +162,12 @@ fn response(about: &str, content: Content, schema: Option<Value>) -> Value {
 fn failures(endpoint: &Endpoint) -> Vec<(u16, &'static str)> {
     let mut all = vec![(400, "The request is wrong: its body, or that it has one.")];
     match endpoint.takes {
-        Takes::Ping | Takes::Document | Takes::Anything(_) => return all,
+        Takes::Ping | Takes::Document => return all,
         Takes::Events => {
             all.push((503, "As many clients as can be listen already."));
             return all;
         }
-        Takes::Metrics => {}
+        Takes::Metrics | Takes::Anything(_) => {}
         Takes::Later => {
             all.push((501, LATER));
             return all;
@@ -180,7 +180,7 @@ fn failures(endpoint: &Endpoint) -> Vec<(u16, &'static str)> {
         500,
         "It cannot be done: as the VM is, with what was asked for, or because something failed.",
     ));
-    if endpoint.method == Method::Put {
+    if endpoint.method == Method::Put && !matches!(endpoint.takes, Takes::Anything(_)) {
         all.push((501, LATER));
     }
     all
