@@ -8,7 +8,7 @@ mod client;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -19,6 +19,15 @@ use testkit::{Exit, Vm};
 use client::{Client, LIMIT};
 
 const SECONDS: u64 = 30;
+
+/// What users ask of a running machine.
+const USES: &[(&str, &str)] = &[
+    ("GET", "vm.info"),
+    ("PUT", "vm.pause"),
+    ("GET", "vm.counters"),
+    ("PUT", "vm.resume"),
+    ("GET", "vmm.ping"),
+];
 
 /// A monitor that serves the API, and files for its guest.
 struct Monitor {
@@ -383,6 +392,42 @@ fn many_users_at_a_time() {
         client.act("vm.resume", "");
     }
     assert_eq!(client.state(), "Running");
+    monitor.wait_printed(monitor.printed().len());
+    monitor.end();
+}
+
+#[test]
+fn two_hundred_users_who_come_and_go() {
+    let monitor = Monitor::start(&[]);
+    let mut client = monitor.client();
+    client.act("vm.create", &monitor.machine(busy(), 2));
+    client.act("vm.boot", "");
+    let socket = monitor.socket();
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for user in 0..200 {
+            let (socket, done) = (&socket, &done);
+            scope.spawn(move || {
+                let begin = Instant::now();
+                for (method, name) in USES.iter().cycle().skip(user % USES.len()).take(4) {
+                    // Whoever finds no room, or has to make room for another, comes again.
+                    while !Client::try_connect(socket)
+                        .and_then(|mut client| client.ask(method, name, ""))
+                        .is_ok_and(|answer| answer.status != 503)
+                    {
+                        assert!(begin.elapsed() < LIMIT, "{name} is not answered");
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(done.into_inner(), 800);
+    let mut client = monitor.client();
+    if client.state() == "Paused" {
+        client.act("vm.resume", "");
+    }
     monitor.wait_printed(monitor.printed().len());
     monitor.end();
 }

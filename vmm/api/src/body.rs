@@ -64,6 +64,12 @@ fn check_members(path: &str, schema: &Schema, value: &Value) -> Result<(), Bad> 
 /// Checks that the configuration of a device at `path` reads; whether it makes sense is found at the boot.
 pub(crate) fn check_device(path: &str, kind: &dyn AnyKind, value: &Value) -> Result<(), Bad> {
     check_members(path, &kind.schema(), value)?;
+    // Such numbers are the client's. Among the monitor's own they may be anything.
+    if value.get("fds").is_some_and(|numbers| !numbers.is_null()) {
+        return Err(Bad::Later(format!(
+            "{path}.fds: giving the monitor descriptors through the API"
+        )));
+    }
     kind.reads(value)
         .map_err(|problem| Bad::Body(format!("{path}: {}", problem.text)))
 }

@@ -80,6 +80,10 @@ impl Api {
             _ if body.is_empty() => Err(Response::empty(400)),
             Takes::Machine => called(create::call(body)),
             Takes::Json(read, _) => called(read(body)),
+            // A device that made do without them would not be the one that was asked for.
+            Takes::Device(_) if !request.descriptors.is_empty() => Err(Response::later(
+                "giving the monitor descriptors through the API",
+            )),
             Takes::Device(member) => called(body::device(endpoint.name, member, body)),
         }
     }

@@ -130,3 +130,15 @@ fn the_status_says_what_kind_of_failure_it_is() {
     let expected = br#"["Error from API","the VM is not paused"]"#;
     assert_eq!(body, Body::Whole(expected.to_vec()));
 }
+
+#[test]
+fn numbers_of_descriptors_are_not_taken_for_the_monitors_own() {
+    let net = json!({"net": [{"fds": [5], "num_queues": 2}]});
+    assert_eq!(
+        create(&net),
+        Err(Bad::Later(
+            "$.net[0].fds: giving the monitor descriptors through the API".into()
+        ))
+    );
+    assert!(create(&json!({"net": [{"fds": null}]})).is_ok());
+}
