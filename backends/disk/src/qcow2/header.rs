@@ -15,7 +15,6 @@ const CORRUPT: u64 = 1 << 1;
 const EXTERNAL_DATA: u64 = 1 << 2;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
-/// What they are called where the image does not say it.
 const KNOWN: u64 = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2;
 
 /// A file that lies behind an image.
@@ -64,26 +63,7 @@ impl Header {
         }
         let field = |at| be32(head, at).ok_or("its header is cut off");
         let wide = |at| be64(head, at).ok_or("its header is cut off");
-        let version = field(4)?;
-        let (incompatible, header_length) = match version {
-            2 => (0, 72),
-            3 => (wide(72)?, field(100)?),
-            _ => return Err(format!("its version {version} is neither 2 nor 3")),
-        };
-        let cluster_bits = field(20)?;
-        if !(9..=21).contains(&cluster_bits) {
-            return Err(format!(
-                "its clusters have 2^{cluster_bits} bytes, not 2^9 to 2^21"
-            ));
-        }
-        let cluster = 1_u64 << cluster_bits;
-        let least = if version == 2 { 72 } else { 104 };
-        if header_length < least
-            || !header_length.is_multiple_of(8)
-            || u64::from(header_length) > cluster
-        {
-            return Err(format!("its header has {header_length} bytes"));
-        }
+        let (version, incompatible, header_length, cluster_bits) = layout(head)?;
         let first_cluster = &head[..head.len().min(1 << cluster_bits)];
         let (name_offset, name_length) = (wide(8)?, field(16)?);
         let end = if name_offset == 0 {
@@ -96,27 +76,7 @@ impl Header {
         if field(32)? != 0 {
             return Err("it is encrypted, which cannot be read".into());
         }
-        // The field is there only in headers that are long enough, and is 0 in others.
-        let compression = match version == 3 && header_length > 104 {
-            true => *first_cluster.get(104).ok_or("its header is cut off")?,
-            false => 0,
-        };
-        if (compression != 0) != (incompatible & COMPRESSION_TYPE != 0) {
-            return Err(
-                "its compression type and the feature bit of it contradict each other".into(),
-            );
-        }
-        match compression {
-            0 => {}
-            1 => {
-                return Err(
-                    "its clusters are compressed with zstd, which cannot be read yet; \
-                     qemu-img convert -O qcow2 makes an image without"
-                        .into(),
-                );
-            }
-            other => return Err(format!("its compression type {other} is not known")),
-        }
+        check_compression(first_cluster, version, header_length, incompatible)?;
         let header = Self {
             version,
             cluster_bits,
@@ -182,6 +142,34 @@ impl Header {
     }
 }
 
+/// The version, the features that a reader has to know, the length of the header, and the size of clusters as a power
+/// of two: what says how to read the rest.
+fn layout(head: &[u8]) -> Result<(u32, u64, u32, u32), String> {
+    let field = |at| be32(head, at).ok_or("its header is cut off");
+    let wide = |at| be64(head, at).ok_or("its header is cut off");
+    let version = field(4)?;
+    let (incompatible, header_length) = match version {
+        2 => (0, 72),
+        3 => (wide(72)?, field(100)?),
+        _ => return Err(format!("its version {version} is neither 2 nor 3")),
+    };
+    let cluster_bits = field(20)?;
+    if !(9..=21).contains(&cluster_bits) {
+        return Err(format!(
+            "its clusters have 2^{cluster_bits} bytes, not 2^9 to 2^21"
+        ));
+    }
+    let cluster = 1_u64 << cluster_bits;
+    let least = if version == 2 { 72 } else { 104 };
+    if header_length < least
+        || !header_length.is_multiple_of(8)
+        || u64::from(header_length) > cluster
+    {
+        return Err(format!("its header has {header_length} bytes"));
+    }
+    Ok((version, incompatible, header_length, cluster_bits))
+}
+
 /// Refuses what is not known, by the name that the image has for it.
 fn check_features(incompatible: u64, extensions: &Extensions) -> Result<(), String> {
     let unknown = incompatible & !KNOWN;
@@ -199,6 +187,32 @@ fn check_features(incompatible: u64, extensions: &Extensions) -> Result<(), Stri
         "it has features that are not known here: {}",
         names.join(", ")
     ))
+}
+
+/// Refuses compression that cannot be undone.
+fn check_compression(
+    head: &[u8],
+    version: u32,
+    header_length: u32,
+    incompatible: u64,
+) -> Result<(), String> {
+    // The field is there only in headers that are long enough, and is 0 in others.
+    let compression = match version == 3 && header_length > 104 {
+        true => *head.get(104).ok_or("its header is cut off")?,
+        false => 0,
+    };
+    if (compression != 0) != (incompatible & COMPRESSION_TYPE != 0) {
+        return Err("its compression type and the feature bit of it contradict each other".into());
+    }
+    match compression {
+        0 => Ok(()),
+        1 => Err(
+            "its clusters are compressed with zstd, which cannot be read yet; \
+             qemu-img convert -O qcow2 makes an image without"
+                .into(),
+        ),
+        other => Err(format!("its compression type {other} is not known")),
+    }
 }
 
 fn backing_name(head: &[u8], at: u64, length: u32) -> Result<String, String> {
