@@ -149,6 +149,30 @@ fn a_device_that_comes_to_a_running_machine_is_told_of() {
 }
 
 #[test]
+fn descriptors_reach_the_monitor_which_does_not_take_them_yet() {
+    let monitor = Monitor::boot(busy());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "exec \"$0\" \"$@\" 5</dev/null"]);
+    let remote = monitor.command(&["add-net", "fd=[5],num_queues=2"]);
+    shell.arg(remote.get_program()).args(remote.get_args());
+    let said = shell.output().unwrap();
+    let err = String::from_utf8(said.stderr).unwrap();
+    assert_eq!(said.status.code(), Some(1), "{err}");
+    assert!(
+        err.contains("Server responded with NotImplemented"),
+        "{err}"
+    );
+    assert!(err.contains("descriptors through the API"), "{err}");
+    // Nobody has this one.
+    let closed = monitor.refused(&["add-net", "fd=[77],num_queues=2"]);
+    assert!(
+        closed.contains("cannot send the file descriptor 77"),
+        "{closed}"
+    );
+    monitor.end();
+}
+
+#[test]
 fn wrong_usage_is_2_and_what_cannot_be_asked_is_1() {
     for words in [
         &[][..],
