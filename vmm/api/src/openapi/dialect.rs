@@ -18,13 +18,34 @@ pub(super) fn convert(schema: Value) -> Value {
     number(&mut members);
     inside(&mut members);
     reference(&mut members);
-    match members.get_mut("default") {
-        // That a member can be left out, `required` says.
+    default(&mut members);
+    Value::Object(members)
+}
+
+/// Defaults that are plain. That a member can be left out, `required` says, so that null says nothing; and an object as
+/// a default, makers of clients do not understand, so that the description has it.
+fn default(members: &mut Map<String, Value>) {
+    match members.get("default") {
         Some(Value::Null) => drop(members.shift_remove("default")),
-        Some(Value::Object(default)) => default.retain(|_, value| !value.is_null()),
+        Some(Value::Object(_)) => {
+            let mut value = members.shift_remove("default").unwrap_or_default();
+            if let Value::Object(value) = &mut value {
+                value.retain(|_, member| !member.is_null());
+            }
+            say_default(members, &value);
+        }
         _ => {}
     }
-    Value::Object(members)
+}
+
+/// Adds a default to the description, unless it is empty.
+pub(super) fn say_default(members: &mut Map<String, Value>, value: &Value) {
+    if value.as_object().is_some_and(Map::is_empty) {
+        return;
+    }
+    let about = members.get("description").and_then(Value::as_str);
+    let text = format!("{}\n\nDefault: `{value}`", about.unwrap_or_default());
+    members.insert("description".into(), text.into());
 }
 
 /// `"type": ["string", "null"]`.
@@ -178,6 +199,18 @@ mod tests {
             convert(json!({"anyOf": [{"$ref": "#/$defs/A"}, {"type": "null"}]})),
             json!({"nullable": true, "allOf": [{"$ref": "#/components/schemas/A"}]})
         );
+    }
+
+    #[test]
+    fn a_default_of_members_is_in_the_description() {
+        let schema =
+            json!({"description": "It.", "$ref": "#/$defs/A", "default": {"a": 1, "b": null}});
+        let schema = convert(schema);
+        assert_eq!(schema["description"], "It.\n\nDefault: `{\"a\":1}`");
+        assert!(schema.get("default").is_none());
+        let nothing =
+            convert(json!({"description": "It.", "type": "object", "default": {"b": null}}));
+        assert_eq!(nothing["description"], "It.");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use machine::{Info, PciDevice};
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
-use super::dialect::convert;
+use super::dialect::{convert, say_default};
 use crate::ENDPOINTS;
 use crate::endpoint::Takes;
 use crate::response::Ping;
@@ -105,7 +105,12 @@ impl Schemas {
 
     /// The whole machine: what is fixed, and the devices of the catalog.
     fn machine(&mut self) {
-        let mut machine = convert(schema_for!(VmConfig).to_value());
+        // As it is when the user says nothing: with what follows from the rest.
+        let mut settled = VmConfig::default();
+        settled.settle();
+        let mut schema = schema_for!(VmConfig).to_value();
+        schema["properties"]["cpus"]["default"] = json!(settled.cpus);
+        let mut machine = convert(schema);
         if let Some(members) = machine["properties"].as_object_mut() {
             for (names, kind) in catalog::options() {
                 let schema = kind.schema();
@@ -115,10 +120,6 @@ impl Schemas {
                 );
             }
         }
-        // As it is when the user says nothing: with what follows from the rest.
-        let mut settled = VmConfig::default();
-        settled.settle();
-        machine["properties"]["cpus"]["default"] = json!(settled.cpus);
         machine["additionalProperties"] = false.into();
         self.0.insert("VmConfig".into(), machine);
     }
@@ -166,7 +167,7 @@ fn member(schema: &Schema, form: Form, default: Option<Value>) -> Value {
         }
     };
     if let (Form::One, Some(default), Some(member)) = (form, default, member.as_object_mut()) {
-        member.insert("default".into(), default);
+        say_default(member, &default);
     }
     member
 }
