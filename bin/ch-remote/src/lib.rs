@@ -1,7 +1,7 @@
 //! The client of the monitor's API.
 //!
-//! A command line ([`cli`]) becomes a [`request::Request`], which goes over the monitor's Unix socket ([`http`]). The
-//! answer is printed as it came, for programs, or for people where standard output is a terminal ([`show`]).
+//! A command line ([`cli`]) becomes a `request::Request`, which goes over the monitor's Unix socket (`http`). The
+//! answer is printed as it came, for programs, or for people where standard output is a terminal (`show`).
 #![forbid(unsafe_code)]
 
 pub mod cli;

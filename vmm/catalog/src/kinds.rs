@@ -97,7 +97,7 @@ impl Kinds {
         next
     }
 
-    /// Checks the devices' configurations, which have been [settled](settle).
+    /// Checks the devices' configurations, which have been [settled](Self::settle).
     ///
     /// # Errors
     /// The first problem found: a member that no kind has, or what a kind objects to.
