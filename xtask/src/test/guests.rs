@@ -23,7 +23,7 @@ use crate::{bare, release, run};
 pub(crate) const PACKAGE: &str = "integration";
 
 /// One theme, in an emulated host on two processors: the longest takes about a minute.
-const LIMIT: Duration = Duration::from_secs(4 * 60);
+const LIMIT: Duration = Duration::from_secs(6 * 60);
 
 /// The same for a theme whose guests run Debian from a disk: systemd alone takes half a minute.
 const DEBIAN_LIMIT: Duration = Duration::from_secs(15 * 60);
