@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::{Builder, Signal};
 
 use crate::{Debian, file, host};
@@ -46,9 +46,9 @@ fn device(debian: &mut Debian, serial: &str) -> String {
 pub(crate) fn verify_on_every_engine(debian: &mut Debian) {
     let info = debian.client().get("vm.info").json();
     for (name, _, engine) in DISKS {
-        let disks = info["config"]["disks"].as_array().unwrap();
-        let disk = disks.iter().find(|disk| disk["id"] == **name).unwrap();
-        assert_eq!(engine_of(disk), *engine, "{disk}");
+        // Where `vm.info` tells what is really used.
+        let node = &info["device_tree"][*name];
+        assert_eq!(node["details"]["engine"], **engine, "{node}");
         let device = device(debian, name);
         // Random sizes and places, every block with a checksum, read back from the disk.
         let verify = format!(
@@ -76,11 +76,6 @@ pub(crate) fn verify_on_every_engine(debian: &mut Debian) {
     debian.run(&format!(
         "! dd if=/dev/zero of={fixed} bs=512 count=1 2>/dev/null"
     ));
-}
-
-/// Where `vm.info` tells what is really used.
-fn engine_of(disk: &Value) -> &str {
-    disk["engine"].as_str().unwrap_or("none")
 }
 
 pub(crate) fn trim_gives_space_back(debian: &mut Debian) {

@@ -10,17 +10,19 @@ use crate::{Error, nearest};
 
 /// Fails if `value` has, at any depth, a member that the type described by `schema` does not.
 ///
-/// Serde ignores such members, and a misspelt option would do nothing in silence. Only names are
-/// looked at: whether values are of the right types is serde's to say.
+/// Serde ignores such members, and a misspelt option would do nothing in silence. It also takes a list of values for
+/// an object, in the order in which the members happen to be declared; that fails here, too. Whether values are of the
+/// right types otherwise is serde's to say.
 ///
 /// # Errors
 ///
-/// [`Error::UnknownMember`] for the first such member, with its path and the nearest known name.
+/// [`Error::UnknownMember`] for the first such member, with its path and the nearest known name;
+/// [`Error::ListForObject`] for a list where an object should be.
 pub fn check_json(schema: &Schema, value: &Value) -> Result<(), Error> {
     check(&Node::root(schema), value, &Path::Root).map_err(|unknown| unknown.error)
 }
 
-/// An unknown member, and how deep inside the value it is.
+/// What is wrong, and how deep inside the value it is.
 struct Unknown {
     depth: usize,
     error: Error,
@@ -65,10 +67,17 @@ fn check(node: &Node<'_>, value: &Value, path: &Path<'_>) -> Result<(), Unknown>
     };
     let mut alternatives = node.alternatives();
     if alternatives.is_empty() {
-        return check_one(node, value, path);
+        return match value {
+            Value::Array(_) if is_object(node) => Err(list_for_object(path)),
+            _ => check_one(node, value, path),
+        };
     }
+    let objects = alternatives.iter().any(is_object);
     // A variant that is a mere name says nothing about what is in an object.
     alternatives.retain(|one| one.get("type").is_none() || one.is_type(kind));
+    if alternatives.is_empty() && objects && value.is_array() {
+        return Err(list_for_object(path));
+    }
     // The alternative that was meant is the one that got farthest before it failed.
     let mut deepest: Option<Unknown> = None;
     for alternative in alternatives {
@@ -79,6 +88,20 @@ fn check(node: &Node<'_>, value: &Value, path: &Path<'_>) -> Result<(), Unknown>
         }
     }
     deepest.map_or(Ok(()), Err)
+}
+
+/// Whether values here are objects and cannot be lists.
+fn is_object(node: &Node<'_>) -> bool {
+    node.is_type("object") && !node.is_type("array")
+}
+
+fn list_for_object(path: &Path<'_>) -> Unknown {
+    Unknown {
+        depth: path.depth(),
+        error: Error::ListForObject {
+            path: path.to_string(),
+        },
+    }
 }
 
 fn check_one(node: &Node<'_>, value: &Value, path: &Path<'_>) -> Result<(), Unknown> {

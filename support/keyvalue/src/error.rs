@@ -45,6 +45,12 @@ pub enum Error {
         /// All members that the object can have.
         known: Vec<String>,
     },
+    /// JSON has a list where its type has an object.
+    #[error("{path}: it is a list, and should be an object with members")]
+    ListForObject {
+        /// Where it is, from the root: `$.cpus`.
+        path: String,
+    },
     /// A key stands alone, and its type is not one that can.
     #[error("key {key:?} needs a value: write {example}")]
     MissingValue {

@@ -47,16 +47,22 @@ pub(crate) fn member<T: DeserializeOwned + JsonSchema>(path: &str, value: Value)
 
 /// Checks that a part of a body has no members that its type does not.
 fn check_members(path: &str, schema: &Schema, value: &Value) -> Result<(), Bad> {
+    let whole = |inner: &str| format!("{path}{}", inner.strip_prefix('$').unwrap_or(inner));
     keyvalue::check_json(schema, value).map_err(|error| match error {
         keyvalue::Error::UnknownMember {
             path: inner,
             suggestion,
             known,
         } => Bad::body(&keyvalue::Error::UnknownMember {
-            path: format!("{path}{}", inner.strip_prefix('$').unwrap_or(&inner)),
+            path: whole(&inner),
             suggestion,
             known,
         }),
+        keyvalue::Error::ListForObject { path: inner } => {
+            Bad::body(&keyvalue::Error::ListForObject {
+                path: whole(&inner),
+            })
+        }
         other => Bad::body(&other),
     })
 }

@@ -1,6 +1,7 @@
 //! The body of `vm.create`: a whole machine.
 
 use config::{LandlockConfig, VmConfig};
+use device::Presence;
 use machine::Call;
 use serde_json::{Map, Value};
 
@@ -44,7 +45,7 @@ pub fn vm_config(body: &[u8]) -> Result<VmConfig, Bad> {
         return Err(Bad::body("$: a machine is an object"));
     };
     // As if they were not there.
-    members.retain(|_, value| !value.is_null());
+    members.retain(|member, value| !value.is_null() || has_default(member));
     let mut config = VmConfig::default();
     fixed(&mut config, &mut members)?;
     for (member, value) in &members {
@@ -100,6 +101,12 @@ fn check_member(member: &str, value: &Value) -> Result<(), Bad> {
         _ if catalog::is_list(names.field) => Err(Bad::Body(format!("{path}: it is a list"))),
         one => body::check_device(&path, kind, one),
     }
+}
+
+/// Whether a machine has this member whatever the user says, so that null is no value for it.
+pub(crate) fn has_default(member: &str) -> bool {
+    ["cpus", "memory", "landlock_enable"].contains(&member)
+        || body::kind(member).is_some_and(|kind| kind.presence() == Presence::ByDefault)
 }
 
 fn is_later(member: &str) -> bool {

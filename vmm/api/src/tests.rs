@@ -71,6 +71,14 @@ fn mistakes_are_named_by_their_place() {
         (json!({"memory": {"size": -1}}), ["$.memory.size: ", "-1"]),
         (json!({"serial": [{"mode": "Tty"}]}), ["$.serial", ""]),
         (json!([]), ["$: ", "object"]),
+        (json!({"cpus": null}), ["$.cpus: ", "null"]),
+        (json!({"console": null}), ["$.console: ", "null"]),
+        (json!({"pvpanic": null}), ["$.pvpanic: ", "null"]),
+        (json!({"cpus": [1, 1]}), ["$.cpus: ", "list"]),
+        (
+            json!({"disks": [{"rate_limiter_config": [null, null]}]}),
+            ["$.disks[0].rate_limiter_config: ", "list"],
+        ),
     ] {
         let text = mistake(&body);
         for part in parts {

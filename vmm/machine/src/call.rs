@@ -6,7 +6,7 @@ use std::fmt;
 use config::VmConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
@@ -141,6 +141,10 @@ pub struct Node {
     /// Its PCI address, as `0000:00:03.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_bdf: Option<String>,
+    /// What turned out about it and cannot be configured, such as the engine of a disk (ours; the reference has none).
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[schemars(default)]
+    pub details: Map<String, Value>,
 }
 
 /// Where the answer to a call goes. Every call is answered: if the driver ends before it comes to a call, the

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use config::VmConfig;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::build::Machine;
 use crate::{Counters, Info, Node};
@@ -11,23 +11,45 @@ use crate::{Counters, Info, Node};
 /// Everything about a machine that may not be built.
 pub(crate) fn info(config: &VmConfig, machine: Option<&Machine>, state: &'static str) -> Info {
     let mut config = config.clone();
+    let mut device_tree = machine.map(device_tree);
     let decided = machine.map(Machine::decided).unwrap_or_default();
     for (id, members) in decided {
+        let (members, details) = split(&config, &id, members);
         if let Some(device) = catalog::config_of(&mut config.devices, &id) {
             merge(device, members);
+        }
+        if let Some(node) = device_tree.as_mut().and_then(|tree| tree.get_mut(&id)) {
+            node.details = details;
         }
     }
     let size = config.memory.size.0;
     Info {
         memory_actual_size: machine.map_or(size, |machine| size.saturating_sub(machine.withheld())),
-        device_tree: machine.map(device_tree),
+        device_tree,
         config,
         state,
     }
 }
 
-fn merge(device: &mut Value, members: Value) {
-    if let (Some(device), Value::Object(members)) = (device.as_object_mut(), members) {
+/// Members that the configuration of the device has, and all others: whoever gets a configuration must be able to give
+/// it back.
+fn split(config: &VmConfig, id: &str, members: Value) -> (Map<String, Value>, Map<String, Value>) {
+    let Value::Object(members) = members else {
+        return Default::default();
+    };
+    let mut plan = catalog::plan(&config.devices).into_iter();
+    let schema = plan
+        .find(|planned| planned.id == id)
+        .map(|planned| planned.kind.schema());
+    let known = |name: &str| {
+        let properties = schema.as_ref().and_then(|schema| schema.get("properties"));
+        properties.is_some_and(|all| all.get(name).is_some())
+    };
+    members.into_iter().partition(|(name, _)| known(name))
+}
+
+fn merge(device: &mut Value, members: Map<String, Value>) {
+    if let Some(device) = device.as_object_mut() {
         device.extend(members);
     }
 }
@@ -94,12 +116,22 @@ mod tests {
     }
 
     #[test]
-    fn what_was_decided_replaces_and_adds_members() {
-        let mut device = json!({"mode": "Pty", "file": null});
-        merge(&mut device, json!({"file": "/dev/pts/3"}));
-        assert_eq!(device, json!({"mode": "Pty", "file": "/dev/pts/3"}));
-        merge(&mut device, json!(7));
-        assert_eq!(device["mode"], "Pty");
+    fn what_was_decided_is_configuration_or_a_detail() {
+        let config = VmConfig {
+            devices: [("disks".to_owned(), json!([{"path": "/d", "id": "d"}]))]
+                .into_iter()
+                .collect(),
+            ..VmConfig::default()
+        };
+        let decided = json!({"engine": "sync", "image_type": "Raw"});
+        let (members, details) = split(&config, "d", decided.clone());
+        assert_eq!(Value::from(members.clone()), json!({"image_type": "Raw"}));
+        assert_eq!(Value::from(details), json!({"engine": "sync"}));
+        let (none, all) = split(&config, "other", decided);
+        assert_eq!((none.len(), all.len()), (0, 2));
+        let mut device = json!({"image_type": "Unknown", "path": "/d"});
+        merge(&mut device, members);
+        assert_eq!(device, json!({"image_type": "Raw", "path": "/d"}));
     }
 
     #[test]

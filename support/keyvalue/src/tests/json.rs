@@ -55,7 +55,26 @@ fn what_is_known_passes_and_types_are_not_looked_at() {
         fault(&json!({"memory": null, "platform": null, "target": "Nowhere"})),
         None
     );
-    assert_eq!(fault(&json!([1, 2])), None);
+}
+
+#[test]
+fn a_list_is_no_object() {
+    let text = |path: &str| {
+        Some(format!(
+            "{path}: it is a list, and should be an object with members"
+        ))
+    };
+    assert_eq!(fault(&json!([1, 2])), text("$"));
+    assert_eq!(fault(&json!({"cpus": [1, 1]})), text("$.cpus"));
+    assert_eq!(fault(&json!({"memory": [1]})), text("$.memory"));
+    assert_eq!(
+        fault(&json!({"memory": {"zones": [["a"]]}})),
+        text("$.memory.zones[0]")
+    );
+    assert_eq!(
+        fault(&json!({"anything": [1], "labels": {"a": {"text": [1]}}})),
+        None
+    );
 }
 
 #[test]

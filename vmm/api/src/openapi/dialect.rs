@@ -13,6 +13,10 @@ pub(super) fn convert(schema: Value) -> Value {
     };
     members.retain(|key, _| !key.starts_with("x-") && key != "$schema" && key != "title");
     members.shift_remove("$defs");
+    if let Some(Value::String(about)) = members.get_mut("description") {
+        // Links to items lead nowhere from here.
+        *about = about.replace("[`", "`").replace("`]", "`");
+    }
     null_type(&mut members);
     choices(&mut members);
     number(&mut members);
@@ -211,6 +215,12 @@ mod tests {
         let nothing =
             convert(json!({"description": "It.", "type": "object", "default": {"b": null}}));
         assert_eq!(nothing["description"], "It.");
+    }
+
+    #[test]
+    fn links_to_items_are_their_words() {
+        let schema = convert(json!({"description": "A device in [`Info::device_tree`]."}));
+        assert_eq!(schema["description"], "A device in `Info::device_tree`.");
     }
 
     #[test]

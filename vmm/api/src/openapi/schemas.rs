@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use config::VmConfig;
-use device::Form;
+use device::{Form, OptionNames};
 use machine::{Info, PciDevice};
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
 use super::dialect::{convert, say_default};
 use crate::ENDPOINTS;
+use crate::create;
 use crate::endpoint::Takes;
 use crate::response::Ping;
 
@@ -116,7 +117,7 @@ impl Schemas {
                 let schema = kind.schema();
                 members.insert(
                     names.field.to_owned(),
-                    member(&schema, names.form, kind.by_default()),
+                    member(&schema, names, kind.by_default()),
                 );
             }
         }
@@ -157,17 +158,21 @@ impl Schemas {
 }
 
 /// A member of the machine's configuration.
-fn member(schema: &Schema, form: Form, default: Option<Value>) -> Value {
+fn member(schema: &Schema, names: OptionNames, default: Option<Value>) -> Value {
     let about = schema.get("description").cloned();
-    let mut member = match form {
-        Form::One => json!({"description": about, "nullable": true, "allOf": [place(schema)]}),
-        Form::Many => json!({"type": "array", "nullable": true, "items": place(schema)}),
-        Form::Switch => {
-            json!({"description": about, "type": "boolean", "nullable": true, "default": false})
-        }
+    let mut member = match names.form {
+        Form::One => json!({"description": about, "allOf": [place(schema)]}),
+        Form::Many => json!({"type": "array", "items": place(schema)}),
+        Form::Switch => json!({"description": about, "type": "boolean", "default": false}),
     };
-    if let (Form::One, Some(default), Some(member)) = (form, default, member.as_object_mut()) {
-        say_default(member, &default);
+    let Some(members) = member.as_object_mut() else {
+        return member;
+    };
+    if !create::has_default(names.field) {
+        members.insert("nullable".into(), true.into());
+    }
+    if let (Form::One, Some(default)) = (names.form, default) {
+        say_default(members, &default);
     }
     member
 }
