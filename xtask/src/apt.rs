@@ -22,6 +22,8 @@ enum Proof {
     StaticProgram(&'static str),
     /// A static library of the C compiler.
     Library(&'static str),
+    /// A module of Python.
+    Module(&'static str),
 }
 
 const fn program(package: &'static str, name: &'static str) -> Need {
@@ -75,6 +77,17 @@ pub(crate) const TEST: &[Need] = &[
     program("iperf3", "iperf3"),
     program("iputils-ping", "ping"),
     program("socat", "socat"),
+];
+
+/// What clients of the API take that come from PyPI.
+pub(crate) const CLIENTS: &[Need] = &[
+    program("python3", "python3"),
+    Need {
+        package: "python3-venv",
+        proof: Proof::Module("ensurepip"),
+    },
+    program("iproute2", "ip"),
+    program("util-linux", "unshare"),
 ];
 
 /// What only the benchmark takes.
@@ -144,6 +157,10 @@ fn is_there(proof: Proof) -> bool {
             .output()
             // The compiler echoes the bare name when it does not find the file.
             .is_ok_and(|out| out.stdout.contains(&b'/')),
+        Proof::Module(name) => Command::new("python3")
+            .args(["-c", &format!("import {name}")])
+            .output()
+            .is_ok_and(|out| out.status.success()),
     }
 }
 
@@ -197,5 +214,6 @@ mod tests {
         assert!(!is_there(Proof::Program("no-such-program-anywhere")));
         assert!(is_there(Proof::Program("sh")));
         assert!(!is_there(Proof::Library("libdoes-not-exist.a")));
+        assert!(!is_there(Proof::Module("no_such_module_anywhere")));
     }
 }

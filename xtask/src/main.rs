@@ -10,6 +10,7 @@ mod args;
 mod bare;
 mod bench;
 mod boot;
+mod clients;
 mod debian;
 mod docs;
 mod error;
@@ -48,6 +49,9 @@ cargo xtask COMMAND
     --binary PATH      tests this monitor instead of building one
   bench startup        measures from the start of the process to the guest's first instruction
     --runs N, --peer NAME=PATH, --binary PATH
+  clients              runs clients from PyPI against the API: one made of docs/openapi.json, schemathesis,
+                       a validator, a parser of metrics; also a step of test --full
+    --binary PATH
   layers               checks that crates depend downwards only
   lints                checks the rules that no other tool knows
   docs                 builds the reference of every crate
@@ -80,6 +84,7 @@ fn dispatch(command: &str, arguments: Vec<String>) -> Result<u8> {
         "bench" => bench::command(&project, arguments),
         "test" => test::command(&project, arguments),
         "run-tests" => test::guests::run_programs(&project, &arguments),
+        "clients" => clients::command(&project, arguments),
         "layers" => layers::check(&project).map(|()| 0),
         "lints" => lints::check(&project).map(|()| 0),
         "docs" => docs::build(&project).map(|()| 0),

@@ -12,7 +12,7 @@ use self::count::Counts;
 use crate::args::Args;
 use crate::error::{Error, Result, print_chain};
 use crate::project::Project;
-use crate::{apt, bare, docs, layers, lints, release, run};
+use crate::{apt, bare, clients, docs, layers, lints, release, run};
 
 /// What was asked for.
 struct Wish {
@@ -71,6 +71,9 @@ fn run_all(project: &Project, wish: &Wish, steps: &mut Steps) -> Result<()> {
             test.args(["test", "--workspace", "--quiet", "--exclude"]);
             count::run(test.args([guests::PACKAGE, "--"]).args(&wish.filters))
         })?;
+    }
+    if wish.full && wish.filters.is_empty() {
+        steps.check("clients", || clients::check(project, wish.binary.clone()))?;
     }
     steps.tests("guest tests", || {
         let ignored = wish.full.then(|| "--include-ignored".to_owned());
