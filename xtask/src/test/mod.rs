@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use self::count::Counts;
 use crate::args::Args;
 use crate::error::{Error, Result, print_chain};
+use crate::guest::Guest;
 use crate::project::Project;
 use crate::{apt, bare, clients, docs, layers, lints, release, run};
 
@@ -67,7 +68,9 @@ fn run_all(project: &Project, wish: &Wish, steps: &mut Steps) -> Result<()> {
     }
     if !guests::are_all_themes(project, &wish.filters) {
         steps.tests("unit tests", || {
+            let guest = Guest::for_tests(project)?;
             let mut test = cargo(project);
+            test.env("CH_KERNEL", &guest.kernel.bzimage);
             test.args(["test", "--workspace", "--quiet", "--exclude"]);
             count::run(test.args([guests::PACKAGE, "--"]).args(&wish.filters))
         })?;
