@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Facts, Host, PciPlace, Problem, Result, Saved};
+use crate::{Error, Facts, Histogram, Host, PciPlace, Problem, Result, Saved};
 
 /// How users and the machine call a kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +183,11 @@ pub trait Device: Send {
 
     /// What it has counted since it was built, by name.
     fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// How long requests took, by queue. Only for metrics: `vm.counters` has what [`Device::counters`] says.
+    fn histograms(&self) -> Vec<Histogram> {
         Vec::new()
     }
 

@@ -95,6 +95,11 @@ pub trait VirtioDevice: Send + 'static {
         Vec::new()
     }
 
+    /// See [`device::Device::histograms`].
+    fn histograms(&self) -> Vec<device::Histogram> {
+        Vec::new()
+    }
+
     /// See [`device::Device::withheld`].
     fn withheld(&self) -> u64 {
         0

@@ -234,6 +234,10 @@ impl<D: VirtioDevice> Device for OverPci<D> {
         self.registers.lock().device.counters()
     }
 
+    fn histograms(&self) -> Vec<device::Histogram> {
+        self.registers.lock().device.histograms()
+    }
+
     fn withheld(&self) -> u64 {
         self.registers.lock().device.withheld()
     }

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use device::{Durations, Histogram};
+
 /// What the average is before the first request. The smallest and largest are `u64::MAX` then.
 const NO_AVERAGE: u64 = 1_844_674_407_370_955;
 
@@ -16,6 +18,7 @@ struct Direction {
     total: AtomicU64,
     min: AtomicU64,
     max: AtomicU64,
+    durations: Durations,
 }
 
 impl Default for Direction {
@@ -26,6 +29,7 @@ impl Default for Direction {
             total: AtomicU64::new(0),
             min: AtomicU64::new(u64::MAX),
             max: AtomicU64::new(0),
+            durations: Durations::default(),
         }
     }
 }
@@ -33,11 +37,17 @@ impl Default for Direction {
 impl Direction {
     fn count(&self, bytes: u64, latency: Duration) {
         let latency = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.total.fetch_add(latency, Ordering::Relaxed);
-        self.min.fetch_min(latency, Ordering::Relaxed);
-        self.max.fetch_max(latency, Ordering::Relaxed);
-        self.ops.fetch_add(1, Ordering::Relaxed);
+        // Nobody else writes, so that no locked operation is needed.
+        let change = |counter: &AtomicU64, new: fn(u64, u64) -> u64, by: u64| {
+            let old = counter.load(Ordering::Relaxed);
+            counter.store(new(old, by), Ordering::Relaxed);
+        };
+        change(&self.bytes, u64::wrapping_add, bytes);
+        change(&self.total, u64::wrapping_add, latency);
+        change(&self.min, u64::min, latency);
+        change(&self.max, u64::max, latency);
+        change(&self.ops, u64::wrapping_add, 1);
+        self.durations.count(latency);
     }
 }
 
@@ -76,6 +86,21 @@ pub(crate) fn sums<'a>(
         ("write_latency_max", writes.max),
         ("write_latency_avg", writes.average),
     ]
+}
+
+/// How long requests took, by queue and direction.
+pub(crate) fn histograms(counters: &[Counters]) -> Vec<Histogram> {
+    let mut all = Vec::with_capacity(counters.len() * 2);
+    for (counters, queue) in counters.iter().zip(0..) {
+        for (name, direction) in [
+            ("read_latency", &counters.reads),
+            ("write_latency", &counters.writes),
+        ] {
+            let sum = direction.total.load(Ordering::Relaxed);
+            all.push(direction.durations.histogram(name, queue, sum));
+        }
+    }
+    all
 }
 
 struct Sum {
@@ -132,5 +157,19 @@ mod tests {
         assert_eq!(all("read_latency_max"), 31);
         assert_eq!(all("read_latency_avg"), 20);
         assert_eq!(all("write_latency_min"), u64::MAX);
+        let histograms = histograms(&queues);
+        let counted: Vec<_> = histograms
+            .iter()
+            .map(|one| (one.name, one.queue, one.count, one.sum))
+            .collect();
+        assert_eq!(
+            counted,
+            [
+                ("read_latency", 0, 1, 10),
+                ("write_latency", 0, 0, 0),
+                ("read_latency", 1, 1, 31),
+                ("write_latency", 1, 0, 0),
+            ]
+        );
     }
 }

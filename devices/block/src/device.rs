@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use virtio::{Class, ConfigChange, Identity, Ring, VirtioDevice, feature};
 
 use crate::Block;
-use crate::counters::{Counters, sums};
+use crate::counters::{Counters, histograms, sums};
 use crate::fields::{CONFIG_LEN, Fields, WRITEBACK, features};
 use crate::request::{ID_LEN, SECTOR};
 use crate::state::{BlockState, VERSION};
@@ -244,6 +244,10 @@ impl VirtioDevice for BlockDevice {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         sums(self.shared.counters.iter())
+    }
+
+    fn histograms(&self) -> Vec<device::Histogram> {
+        histograms(&self.shared.counters)
     }
 
     /// The engine, which depends on the host's kernel.

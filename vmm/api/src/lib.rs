@@ -70,13 +70,13 @@ impl Api {
             Takes::Ping => Err(Response::ok(&self.ping)),
             Takes::Document => Err(Response::json(200, openapi::text().into())),
             Takes::Later => Err(Response::later(endpoint.name)),
-            Takes::Anything(call) => Ok(Ask::Call(call(), 200)),
+            Takes::Anything(call) => Ok((call(), 200)),
             Takes::Nothing(_) | Takes::Events | Takes::Metrics if !body.is_empty() => {
                 Err(Response::bad_request())
             }
-            Takes::Nothing(call) => Ok(Ask::Call(call(), 204)),
+            Takes::Nothing(call) => Ok((call(), 204)),
             Takes::Events => Err(Response::events()),
-            Takes::Metrics => Ok(Ask::Metrics),
+            Takes::Metrics => Ok((Call::Measure, 200)),
             _ if body.is_empty() => Err(Response::empty(400)),
             Takes::Machine => called(create::call(body)),
             Takes::Json(read, _) => called(read(body)),
@@ -87,32 +87,14 @@ impl Api {
             Takes::Device(member) => called(body::device(endpoint.name, member, body)),
         }
     }
-
-    /// Asks what the VM is, then what it has counted, and answers with both.
-    fn metrics(&self, respond: Respond) {
-        let remote = self.remote.clone();
-        let version = self.ping.version.clone();
-        let first = Reply::new(move |info| {
-            let second = Reply::new(move |counted| {
-                respond(metrics::response(&version, info, counted));
-            });
-            remote.call(Call::Counters, second);
-        });
-        self.remote.call(Call::Info, first);
-    }
 }
 
-/// What a request asks of the driver.
-enum Ask {
-    /// This. An answer without a body has the status.
-    Call(Call, u16),
-    /// All there is to count.
-    Metrics,
-}
+/// What a request asks of the driver, and the status of an answer without a body.
+type Ask = (Call, u16);
 
 fn called(read: Result<Call, Bad>) -> Result<Ask, Response> {
     match read {
-        Ok(call) => Ok(Ask::Call(call, 204)),
+        Ok(call) => Ok((call, 204)),
         Err(Bad::Later(what)) => Err(Response::later(&what)),
         Err(Bad::Body(text)) => Err(Response::bad_body(&text)),
     }
@@ -121,8 +103,7 @@ fn called(read: Result<Call, Bad>) -> Result<Ask, Response> {
 impl Handler for Api {
     fn serve(&self, request: Request, respond: Respond) {
         match self.read(&request) {
-            Ok(Ask::Metrics) => self.metrics(respond),
-            Ok(Ask::Call(call, status)) => {
+            Ok((call, status)) => {
                 let reply = Reply::new(move |answer: machine::Result<Answer>| {
                     respond(match answer {
                         Ok(answer) => Response::done(answer, status),

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
-use machine::{Answer, Counters, Error, Info, Kind};
-
-use crate::Response;
+use device::Histogram;
+use machine::{Counters, Measures};
 
 /// What all names begin with.
 const PREFIX: &str = "cloud_hypervisor_";
@@ -13,43 +12,29 @@ const PREFIX: &str = "cloud_hypervisor_";
 /// The states that a VM can be in, and that there is none.
 const STATES: &[&str] = &["Absent", "Created", "Running", "Paused"];
 
-/// The answer, from the driver's two answers. That there is no VM, or that it is not booted, is no failure: who
-/// collects metrics asks all the time.
-pub(crate) fn response(
-    version: &str,
-    info: machine::Result<Answer>,
-    counted: machine::Result<Answer>,
-) -> Response {
-    let info = match info {
-        Ok(Answer::Info(info)) => Some(info),
-        Err(error) if error.kind() == Kind::Absent => None,
-        Err(error) => return Response::failed(&error),
-        Ok(_) => return Response::failed(&Error::Ending),
-    };
-    let counters = match counted {
-        Ok(Answer::Counters(counters)) => counters,
-        _ => Counters::new(),
-    };
-    Response::metrics(text(version, info.as_deref(), &counters))
-}
+/// The version of the monitor, which is that of all crates.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn text(version: &str, info: Option<&Info>, counters: &Counters) -> String {
+pub(crate) fn text(measures: &Measures) -> String {
     let mut page = Page::default();
     page.head("build_info", "gauge", "The monitor; always 1.");
-    page.sample("build_info", &[("version", version)], 1);
+    page.sample("build_info", &[("version", VERSION)], 1);
     page.head("vm_state", "gauge", "1 for the state that the VM is in.");
-    let state = info.map_or("Absent", |info| info.state);
+    let state = measures.state.unwrap_or("Absent");
     for one in STATES {
         page.sample("vm_state", &[("state", one)], u8::from(*one == state));
     }
-    if let Some(info) = info {
-        page.head(
-            "vm_memory_bytes",
-            "gauge",
-            "Memory that the guest has at the moment.",
-        );
-        page.sample("vm_memory_bytes", &[], info.memory_actual_size);
+    if let Some(memory) = measures.memory {
+        let about = "Memory that the guest has at the moment.";
+        page.head("vm_memory_bytes", "gauge", about);
+        page.sample("vm_memory_bytes", &[], memory);
     }
+    counters(&mut page, &measures.counters);
+    histograms(&mut page, &measures.histograms);
+    page.0
+}
+
+fn counters(page: &mut Page, counters: &Counters) {
     // A family's samples are together, whatever device they are of.
     let mut families: BTreeMap<Family<'_>, Vec<(&str, u64)>> = BTreeMap::new();
     for (device, counted) in counters {
@@ -68,7 +53,41 @@ fn text(version: &str, info: Option<&Info>, counters: &Counters) -> String {
             page.sample(&name, &[("device", device)], value);
         }
     }
-    page.0
+}
+
+fn histograms(page: &mut Page, devices: &[(String, Vec<Histogram>)]) {
+    let mut families: BTreeMap<&str, Vec<(&str, &Histogram)>> = BTreeMap::new();
+    for (device, histograms) in devices {
+        for histogram in histograms {
+            let family = families.entry(histogram.name).or_default();
+            family.push((device, histogram));
+        }
+    }
+    for (name, histograms) in families {
+        let name = format!("device_{name}_seconds");
+        page.head(&name, "histogram", "How long requests took, by queue.");
+        for (device, histogram) in histograms {
+            let queue = histogram.queue.to_string();
+            let labels = [("device", device), ("queue", &queue)];
+            let [device, queue] = labels;
+            let bucket = format!("{name}_bucket");
+            for (bound, count) in &histogram.buckets {
+                page.sample(&bucket, &[device, queue, ("le", &seconds(*bound))], count);
+            }
+            page.sample(&bucket, &[device, queue, ("le", "+Inf")], histogram.count);
+            page.sample(&format!("{name}_sum"), &labels, seconds(histogram.sum));
+            page.sample(&format!("{name}_count"), &labels, histogram.count);
+        }
+    }
+}
+
+/// Microseconds as seconds, without rounding.
+fn seconds(microseconds: u64) -> String {
+    format!(
+        "{}.{:06}",
+        microseconds / 1_000_000,
+        microseconds % 1_000_000
+    )
 }
 
 /// The samples of one counter.
@@ -174,7 +193,11 @@ mod tests {
                 &[("read_ops", 0), ("read_latency_avg", u64::MAX / 10_000)],
             ),
         ]);
-        let text = text("53.0.0", None, &counters);
+        let measures = Measures {
+            counters,
+            ..Measures::default()
+        };
+        let text = text(&measures);
         let at = text.find("# HELP cloud_hypervisor_device").unwrap();
         assert_eq!(
             &text[at..],
@@ -187,13 +210,18 @@ mod tests {
              cloud_hypervisor_device_read_ops_total{device=\"_disk1\"} 0\n"
         );
         assert!(text.contains("cloud_hypervisor_vm_state{state=\"Absent\"} 1\n"));
-        assert!(text.contains("cloud_hypervisor_build_info{version=\"53.0.0\"} 1\n"));
+        let build = format!("cloud_hypervisor_build_info{{version=\"{VERSION}\"}} 1\n");
+        assert!(text.contains(&build));
     }
 
     #[test]
     fn names_that_users_chose_are_escaped() {
         let counters = counters(&[("a\"b\\c\nd", &[("odd-name", 1)])]);
-        let text = text("1", None, &counters);
+        let measures = Measures {
+            counters,
+            ..Measures::default()
+        };
+        let text = text(&measures);
         assert!(
             text.ends_with(
                 "cloud_hypervisor_device_odd_name_total{device=\"a\\\"b\\\\c\\nd\"} 1\n"
@@ -203,10 +231,36 @@ mod tests {
     }
 
     #[test]
-    fn no_vm_is_no_failure_and_an_end_is_one() {
-        let absent = || Err(machine::life::Refusal::Absent.into());
-        assert_eq!(response("1", absent(), absent()).status, 200);
-        let ending = response("1", Err(Error::Ending), Err(Error::Ending));
-        assert_eq!(ending.status, 500);
+    fn a_histogram_has_rising_buckets_a_sum_and_a_count() {
+        let histogram = Histogram {
+            name: "read_latency",
+            queue: 1,
+            count: 3,
+            sum: 1_500_007,
+            buckets: vec![(1, 0), (1 << 20, 2)],
+        };
+        let measures = Measures {
+            state: Some("Paused"),
+            memory: Some(4096),
+            histograms: vec![("_disk0".into(), vec![histogram])],
+            ..Measures::default()
+        };
+        let text = text(&measures);
+        assert!(text.contains("cloud_hypervisor_vm_memory_bytes 4096\n"));
+        let at = text.find("# HELP cloud_hypervisor_device").unwrap();
+        let name = "cloud_hypervisor_device_read_latency_seconds";
+        let labels = "device=\"_disk0\",queue=\"1\"";
+        assert_eq!(
+            &text[at..],
+            format!(
+                "# HELP {name} How long requests took, by queue.\n\
+                 # TYPE {name} histogram\n\
+                 {name}_bucket{{{labels},le=\"0.000001\"}} 0\n\
+                 {name}_bucket{{{labels},le=\"1.048576\"}} 2\n\
+                 {name}_bucket{{{labels},le=\"+Inf\"}} 3\n\
+                 {name}_sum{{{labels}}} 1.500007\n\
+                 {name}_count{{{labels}}} 3\n"
+            )
+        );
     }
 }

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use telemetry::event::{self, Subscription};
 
+use crate::metrics;
+
 /// An answer.
 #[derive(Debug, PartialEq)]
 pub struct Response {
@@ -157,6 +159,7 @@ impl Response {
             Answer::Added(device) => Self::ok(&device),
             Answer::Info(info) => Self::ok(&info),
             Answer::Counters(counters) => Self::ok(&counters),
+            Answer::Measures(measures) => Self::metrics(metrics::text(&measures)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use config::VmConfig;
+use device::Histogram;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -50,6 +51,8 @@ pub enum Call {
     Info,
     /// Tell what its devices have counted: [`Answer::Counters`].
     Counters,
+    /// Tell all that can be measured, whether there is a machine or not: [`Answer::Measures`].
+    Measure,
     /// End the machine and the monitor.
     StopMonitor,
 }
@@ -98,6 +101,8 @@ pub enum Answer {
     Info(Box<Info>),
     /// To [`Call::Counters`].
     Counters(Counters),
+    /// To [`Call::Measure`].
+    Measures(Box<Measures>),
 }
 
 /// A device that has come to a machine.
@@ -111,6 +116,19 @@ pub struct PciDevice {
 
 /// Name and value of what devices have counted, by the device's id.
 pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// All that can be measured of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// As in [`Info::state`]; `None` if there is no machine.
+    pub state: Option<&'static str>,
+    /// Bytes of memory that the guest has at the moment; `None` if there is no machine.
+    pub memory: Option<u64>,
+    /// What its devices have counted; empty while it is not built.
+    pub counters: Counters,
+    /// How long requests took, by the device's id; empty while it is not built.
+    pub histograms: Vec<(String, Vec<Histogram>)>,
+}
 
 /// Everything about a machine.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]

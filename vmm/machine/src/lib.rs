@@ -30,7 +30,8 @@ mod tables;
 
 pub use build::Machine;
 pub use call::{
-    Answer, Call, Counters, Info, Node, PciDevice, RemoveDevice, Reply, Resize, ResizeDisk,
+    Answer, Call, Counters, Info, Measures, Node, PciDevice, RemoveDevice, Reply, Resize,
+    ResizeDisk,
 };
 pub use driver::{Driver, Options, Remote};
 pub use error::{Error, Kind, Result};

@@ -1,6 +1,6 @@
 //! What is done to a machine that is built.
 
-use device::PciPlace;
+use device::{Histogram, PciPlace};
 use serde_json::{Value, json};
 
 use crate::build::{Machine, Slot};
@@ -88,6 +88,14 @@ impl Machine {
     pub(crate) fn counters(&self) -> Counters {
         let devices = self.devices.iter();
         inspect::counters(devices.map(|slot| (slot.id.as_str(), slot.device.counters())))
+    }
+
+    /// How long requests of its devices took. Devices that do not say are not there.
+    pub(crate) fn histograms(&self) -> Vec<(String, Vec<Histogram>)> {
+        let devices = self.devices.iter();
+        let all = devices.map(|slot| (slot.id.clone(), slot.device.histograms()));
+        all.filter(|(_, histograms)| !histograms.is_empty())
+            .collect()
     }
 
     /// Members of its devices' configurations that were decided when they were built, by the devices' ids.

@@ -15,7 +15,7 @@ use crate::build::{Legacy, Machine, Reports};
 use crate::driver::{Driver, Options, Remote, Report, Request};
 use crate::features::Features;
 use crate::life::{self, Act, State};
-use crate::{Answer, Call, Error, Reply, Result, change, prepare, syscalls};
+use crate::{Answer, Call, Error, Measures, Reply, Result, change, prepare, syscalls};
 
 /// The thread's belongings.
 pub(crate) struct Owner {
@@ -154,6 +154,7 @@ impl Owner {
             Call::Nmi => self.running()?.nmi()?,
             Call::Counters => return Ok(Answer::Counters(self.running()?.counters())),
             Call::Info => return self.info(),
+            Call::Measure => return Ok(Answer::Measures(Box::new(self.measure()))),
             Call::Resize(resize) => {
                 let (config, machine) = self.configured()?;
                 change::resize(config, machine, resize)?;
@@ -269,6 +270,19 @@ impl Owner {
         Ok(Answer::Info(Box::new(crate::inspect::info(
             config, machine, state,
         ))))
+    }
+
+    fn measure(&self) -> Measures {
+        let machine = self.machine.as_ref();
+        Measures {
+            state: self.config.as_ref().map(|_| self.state.name()),
+            memory: self.config.as_ref().map(|config| {
+                let withheld = machine.map_or(0, Machine::withheld);
+                config.memory.size.0.saturating_sub(withheld)
+            }),
+            counters: machine.map(Machine::counters).unwrap_or_default(),
+            histograms: machine.map(Machine::histograms).unwrap_or_default(),
+        }
     }
 
     /// Takes the machine apart. Whether there was one.

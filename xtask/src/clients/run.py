@@ -221,6 +221,9 @@ def counted(monitor, payload):
     reads = all["cloud_hypervisor_device_read_ops"]
     assert reads.type == "counter" and reads.documentation, reads
     assert [(sample.labels, sample.value) for sample in reads.samples] == [({"device": "disk"}, 0)], reads
+    latency = all["cloud_hypervisor_device_read_latency_seconds"]
+    bounds = [float(sample.labels["le"]) for sample in latency.samples if sample.name.endswith("_bucket")]
+    assert latency.type == "histogram" and bounds == sorted(bounds) and bounds[-1] == float("inf"), latency
     assert monitor.ask("PUT", "vm.delete")[0] == 204
     step(f"another parser reads the metrics: {len(all)} families")
 
