@@ -87,11 +87,11 @@ fn forget_x2apic_flags(madt: &mut [u8]) {
 #[test]
 fn iasl_disassembles_and_recompiles_every_table_of_every_machine() {
     let machines: [(u32, &[&str]); 6] = [
-        (2 << 10, &[]),
-        (2 << 10, &["--serial", "off"]),
-        (2 << 10, &["--cpus", "boot=4,topology=2:2:1:1"]),
-        (2 << 10, &["--cpus", "boot=1,max=3"]),
-        (2 << 10, &["--platform", PLATFORM]),
+        (8 << 10, &[]),
+        (8 << 10, &["--serial", "off"]),
+        (8 << 10, &["--cpus", "boot=4,topology=2:2:1:1"]),
+        (8 << 10, &["--cpus", "boot=1,max=3"]),
+        (8 << 10, &["--platform", PLATFORM]),
         (24 << 10, &["--cpus", "boot=2,max=300"]),
     ];
     for (size, words) in machines {
@@ -104,7 +104,7 @@ fn iasl_disassembles_and_recompiles_every_table_of_every_machine() {
 
 #[test]
 fn tables_have_the_ids_revisions_and_order_that_are_known() {
-    let tables = Area::read(2 << 10, &[]).tables();
+    let tables = Area::read(8 << 10, &[]).tables();
     let known = [
         ("DSDT", 6, "CHDSDT  "),
         ("FACP", 6, "CHFACP  "),
@@ -124,7 +124,7 @@ fn tables_have_the_ids_revisions_and_order_that_are_known() {
 
 #[test]
 fn the_fadt_leads_to_reset_power_off_and_timer() {
-    let area = Area::read(2 << 10, &[]);
+    let area = Area::read(8 << 10, &[]);
     let fadt = area.acpi_table("FACP").bytes;
     let flags = u32_at(&fadt, 112);
     assert_eq!(flags >> 20 & 1, 1, "hardware-reduced");
@@ -152,7 +152,7 @@ fn the_fadt_leads_to_reset_power_off_and_timer() {
 #[test]
 fn a_machine_for_nested_hyper_v_has_the_register_blocks_that_it_looks_for() {
     let cpus = ["--cpus", "boot=1,nested=on,kvm_hyperv=on"];
-    let area = match Area::try_read(2 << 10, &cpus) {
+    let area = match Area::try_read(8 << 10, &cpus) {
         Ok(area) => area,
         // Then the refusal is what is asked for.
         Err(log) => {
@@ -162,7 +162,7 @@ fn a_machine_for_nested_hyper_v_has_the_register_blocks_that_it_looks_for() {
     };
     for (words, event, control) in [(&cpus[..], 0x60c, 0x610), (&[], 0, 0)] {
         let area = if words.is_empty() {
-            &Area::read(2 << 10, words)
+            &Area::read(8 << 10, words)
         } else {
             &area
         };
@@ -182,9 +182,9 @@ fn a_machine_for_nested_hyper_v_has_the_register_blocks_that_it_looks_for() {
 #[test]
 fn the_madt_lists_as_many_processors_as_there_can_ever_be() {
     for (boot, max, size) in [
-        (1, 1, 2 << 10),
-        (2, 4, 2 << 10),
-        (3, 3, 2 << 10),
+        (1, 1, 8 << 10),
+        (2, 4, 8 << 10),
+        (3, 3, 8 << 10),
         (1, 300, 24 << 10),
     ] {
         let cpus = format!("boot={boot},max={max}");
@@ -215,7 +215,7 @@ fn the_madt_lists_as_many_processors_as_there_can_ever_be() {
 #[test]
 fn the_mp_table_lists_the_processors_that_boot() {
     for cpus in ["boot=1", "boot=2,max=4", "boot=4,topology=2:2:1:1"] {
-        let area = Area::read(2 << 10, &["--cpus", cpus, "--platform", PLATFORM]);
+        let area = Area::read(8 << 10, &["--cpus", cpus, "--platform", PLATFORM]);
         let pointers: Vec<usize> = (0..area.smbios.len() - 16)
             .step_by(16)
             .filter(|&at| &area.smbios[at..at + 4] == b"_MP_")
@@ -264,7 +264,7 @@ fn the_mp_table_lists_the_processors_that_boot() {
 
 #[test]
 fn dmidecode_shows_the_defaults() {
-    let area = Area::read(2 << 10, &[]);
+    let area = Area::read(8 << 10, &[]);
     let text = area.dmidecode(&[]);
     for line in [
         "Vendor: cloud-hypervisor",
@@ -285,7 +285,7 @@ fn dmidecode_shows_the_defaults() {
 
 #[test]
 fn dmidecode_shows_every_key_of_the_platform() {
-    let area = Area::read(2 << 10, &["--platform", PLATFORM]);
+    let area = Area::read(8 << 10, &["--platform", PLATFORM]);
     let types: [(&str, &[&str]); 4] = [
         ("0", &["Vendor: cloud-hypervisor", "Version: 0"]),
         (
@@ -317,7 +317,7 @@ fn dmidecode_shows_every_key_of_the_platform() {
         "--platform",
         "serial_number=SN 43,uuid=01234567-89ab-cdef-0123-456789abcd00",
     ];
-    let text = Area::read(2 << 10, &old).dmidecode(&["-t", "1"]);
+    let text = Area::read(8 << 10, &old).dmidecode(&["-t", "1"]);
     assert!(text.contains("\tSerial Number: SN 43\n"), "{text}");
     assert!(
         text.contains("\tUUID: 01234567-89ab-cdef-0123-456789abcd00\n"),
@@ -328,7 +328,7 @@ fn dmidecode_shows_every_key_of_the_platform() {
 #[test]
 fn linux_reads_the_same_tables_and_does_not_complain() {
     let cpus = "boot=2,max=4";
-    let area = Area::read(2 << 10, &["--cpus", cpus, "--platform", PLATFORM]);
+    let area = Area::read(8 << 10, &["--cpus", cpus, "--platform", PLATFORM]);
     let mut vm = Vm::linux()
         .cpus(cpus)
         .arg("--platform", PLATFORM)
