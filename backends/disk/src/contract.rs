@@ -99,6 +99,16 @@ pub trait Lane: Send {
     /// If the lane cannot be used any more; or if there is nothing to wait for.
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 
+    /// Begins what was pushed and adds the events there are, if any, without waiting. Cheap when there is nothing: for
+    /// those who look again and again instead of sleeping. A lane that cannot look gives nothing and begins nothing;
+    /// [`Lane::wait`] does.
+    ///
+    /// # Errors
+    /// If the lane cannot be used any more.
+    fn poll(&mut self, _events: &mut Vec<Event>) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Waits until nothing is under way, and adds what was done to `events`; watched descriptors are not looked at.
     ///
     /// # Errors

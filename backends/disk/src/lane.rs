@@ -469,6 +469,13 @@ impl<P: Port> Lane for ImageLane<P> {
         Ok(())
     }
 
+    fn poll(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.begin_held();
+        self.round(Until::Now, |token| events.push(Event::Ready { token }))?;
+        events.append(&mut self.finished);
+        Ok(())
+    }
+
     fn drain(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         let result = self.settle();
         events.append(&mut self.finished);

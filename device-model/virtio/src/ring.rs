@@ -146,6 +146,13 @@ impl Ring {
         self.next_used
     }
 
+    /// Whether the driver has made chains available that were not popped. Cheap: for those who look again and again.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        let available = self.load(QueueAddresses::AVAILABLE_INDEX, Ordering::Acquire);
+        !self.broken && available.is_ok_and(|available| available != self.next_available)
+    }
+
     /// The next chain that the driver made available, if there is one.
     pub fn pop(&mut self) -> Option<Chain> {
         if self.broken {

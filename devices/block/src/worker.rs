@@ -8,7 +8,7 @@ use std::time::Instant;
 use disk::{Disk, Event, Lane, Operation, Request};
 use limiter::Limiter;
 use memory::IoVectors;
-use reactor::{Kick, Loop, Timer};
+use reactor::{BusyPoll, Kick, Loop, Timer};
 use virtio::{Chain, Error, Ring};
 
 use crate::counters::Counters;
@@ -54,6 +54,9 @@ pub(crate) struct Worker {
     /// Ranges of the request that is being looked at.
     segments: Vec<Segment>,
     now: Instant,
+    /// What is learned of the driver's next request, while none is under way, and of the host's next completion.
+    for_driver: BusyPoll,
+    for_host: BusyPoll,
 }
 
 /// A limiter with the timer that ends a wait.
@@ -100,6 +103,8 @@ impl Worker {
             free: (0..depth.into()).rev().collect(),
             segments: Vec::new(),
             now: Instant::now(),
+            for_driver: BusyPoll::new(),
+            for_host: BusyPoll::new(),
         })
     }
 
@@ -122,23 +127,64 @@ impl Worker {
         }
         let mut events = Vec::new();
         loop {
-            lane.wait(&mut events)?;
+            self.wait(lane, &mut events)?;
             if !self.round(lane, &mut events) {
                 break;
             }
         }
         while lane.in_flight() > 0 {
             lane.drain(&mut events)?;
-            self.round(lane, &mut events);
+            self.deal(lane, &mut events);
         }
         self.ring().notify();
         Ok(())
     }
 
-    /// Deals with events, and looks at the queue if there is something to do. False if it is to stop.
+    /// Begins what was pushed, and waits for events or for chains: for a moment by looking again and again, if that has
+    /// paid of late. The driver need not ring before the thread sleeps.
+    fn wait(&mut self, lane: &mut dyn Lane, events: &mut Vec<Event>) -> io::Result<()> {
+        if self.is_held_up() {
+            return lane.wait(events);
+        }
+        let busy = match lane.in_flight() {
+            0 => &mut self.for_driver,
+            _ => &mut self.for_host,
+        };
+        let ring = &mut self.parts.ring;
+        let found = busy.look(|| {
+            lane.poll(events)?;
+            Ok::<_, io::Error>(!events.is_empty() || ring.has_more())
+        })?;
+        if found || ring.listen() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        lane.wait(events)?;
+        busy.slept(start.elapsed());
+        Ok(())
+    }
+
+    /// The next chain waits for its limit: until the timer ends this the queue is not looked at.
+    fn is_held_up(&self) -> bool {
+        let throttle = self.throttle.as_ref();
+        throttle.is_some_and(|throttle| throttle.waits)
+    }
+
+    /// Deals with events, and takes what is in the queue. False if it is to stop.
     fn round(&mut self, lane: &mut dyn Lane, events: &mut Vec<Event>) -> bool {
+        let go_on = self.deal(lane, events);
+        self.ring().notify();
+        if go_on && !self.is_held_up() && self.ring().has_more() {
+            self.take(lane);
+            self.ring().notify();
+        }
+        go_on
+    }
+
+    /// Deals with events. False if one of them says to stop.
+    fn deal(&mut self, lane: &mut dyn Lane, events: &mut Vec<Event>) -> bool {
         self.now = Instant::now();
-        let (mut look, mut go_on) = (false, true);
+        let mut go_on = true;
         for event in events.drain(..) {
             match event {
                 Event::Done {
@@ -148,51 +194,31 @@ impl Worker {
                 } => self.done(lane, tag, result, vectors),
                 Event::Ready { token: DOORBELL } => {
                     self.ring().kick().take();
-                    look = true;
                 }
                 Event::Ready { token: TIMER } => {
                     if let Some(throttle) = &mut self.throttle {
                         throttle.timer.take();
                         throttle.waits = false;
                     }
-                    look = true;
                 }
                 Event::Ready { .. } => go_on = false,
             }
-        }
-        self.ring().notify();
-        if look && go_on {
-            self.look(lane);
-            self.ring().notify();
         }
         go_on
     }
 
     /// Takes chains until there are none, but no more than a queue full, so that a driver that never stops does not
     /// keep the worker from what else it has to do.
-    fn look(&mut self, lane: &mut dyn Lane) {
+    fn take(&mut self, lane: &mut dyn Lane) {
         self.ring().silence();
-        let mut left = self.ring().size();
-        loop {
-            if self
-                .throttle
-                .as_ref()
-                .is_some_and(|throttle| throttle.waits)
-            {
-                // The timer ends this: until then the driver need not ring.
+        for _ in 0..self.ring().size() {
+            if self.is_held_up() {
                 return;
             }
-            match self.ring().pop() {
-                Some(chain) => self.admit(lane, chain),
-                // The driver may have added some since.
-                None if !self.ring().listen() => return,
-                None => {}
-            }
-            left = left.saturating_sub(1);
-            if left == 0 {
-                self.ring().kick().signal();
+            let Some(chain) = self.ring().pop() else {
                 return;
-            }
+            };
+            self.admit(lane, chain);
         }
     }
 

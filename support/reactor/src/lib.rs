@@ -54,6 +54,7 @@
 //! What this crate calls on it is all in [`sandbox::COMMON`].
 #![forbid(unsafe_code)]
 
+mod busy_poll;
 mod error;
 mod kick;
 mod sources;
@@ -65,6 +66,7 @@ mod timer;
 use std::io;
 use std::ops::ControlFlow;
 
+pub use busy_poll::BusyPoll;
 pub use error::Error;
 pub use kick::Kick;
 pub use sources::{Interest, Readiness, Sources, Token};

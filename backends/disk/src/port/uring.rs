@@ -62,6 +62,7 @@ fn set_up(entries: u32) -> io::Result<IoUring> {
     match IoUring::builder()
         .setup_clamp()
         .setup_coop_taskrun()
+        .setup_taskrun_flag()
         .build(entries)
     {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -255,9 +256,15 @@ impl Port for Uring {
         loop {
             self.fill(until != Until::StepDone);
             let some = !self.ring.completion().is_empty();
-            // Nothing to hand over and something to take: no reason to call.
-            if !some || !self.ring.submission().is_empty() {
-                self.enter(usize::from(!some && !is_enough(happened)))?;
+            let want = usize::from(!some && !is_enough(happened));
+            // Nothing to hand over and nothing to wait for: no reason to call, unless the kernel has completions that
+            // it shows to whoever calls.
+            let (empty, hidden) = {
+                let queue = self.ring.submission();
+                (queue.is_empty(), queue.taskrun() || queue.cq_overflow())
+            };
+            if want > 0 || !empty || hidden {
+                self.enter(want)?;
             }
             self.collect(happened)?;
             if is_enough(happened) && self.later.is_empty() {

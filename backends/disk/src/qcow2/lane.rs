@@ -118,6 +118,10 @@ impl Lane for QcowLane {
         self.below.wait(events)
     }
 
+    fn poll(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.below.poll(events)
+    }
+
     fn drain(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         self.below.drain(events)
     }

@@ -66,6 +66,35 @@ fn a_readable_descriptor_is_told_again_until_it_is_not() {
     });
 }
 
+/// Also through a ring of the kernel's, which shows some of what is done only to whoever calls.
+#[test]
+fn whoever_looks_again_and_again_sees_all_that_a_wait_tells() {
+    each(|disk, _| {
+        let mut lane = disk.lane(4).unwrap();
+        let (here, mut there) = UnixStream::pair().unwrap();
+        lane.watch(here.as_fd(), 5).unwrap();
+        let mut events = Vec::new();
+        lane.poll(&mut events).unwrap();
+        assert!(events.is_empty(), "{events:?}");
+        there.write_all(b"x").unwrap();
+        let operation = Operation::Discard {
+            offset: 0,
+            length: 4096,
+        };
+        lane.push(Request { tag: 7, operation });
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let done = |events: &[Event]| {
+            let done = |event: &Event| matches!(event, Event::Done { tag: 7, .. });
+            events.iter().any(done) && tokens(events).contains(&5)
+        };
+        while !done(&events) {
+            assert!(std::time::Instant::now() < deadline, "{events:?}");
+            lane.poll(&mut events).unwrap();
+        }
+        assert_eq!(lane.in_flight(), 0);
+    });
+}
+
 #[test]
 fn a_wait_ends_when_another_thread_makes_a_descriptor_readable() {
     each(|disk, _| {

@@ -255,7 +255,7 @@ impl Way {
     }
 
     /// Waits for a descriptor, or for requests to go on.
-    fn poll(&self, block: bool, events: &mut Vec<Event>) -> io::Result<()> {
+    fn look(&self, block: bool, events: &mut Vec<Event>) -> io::Result<()> {
         let watched = self.watched.iter().map(|(fd, _)| fd.as_fd());
         let all = watched.chain([self.waker.as_fd()]);
         let mut polled: Vec<_> = all
@@ -293,11 +293,16 @@ impl Lane for Way {
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         loop {
             self.advance(events)?;
-            self.poll(events.is_empty(), events)?;
+            self.look(events.is_empty(), events)?;
             if !events.is_empty() {
                 return Ok(());
             }
         }
+    }
+
+    fn poll(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.advance(events)?;
+        self.look(false, events)
     }
 
     fn drain(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
