@@ -191,6 +191,28 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Private copies of a file's pages were asked for, of memory that has none.
+    #[error(
+        "memory with shared=on or hugepages=on cannot be private copies of a file's pages: restore it with \
+         memory_restore_mode=copy"
+    )]
+    NotOverFile,
+    /// A file of RAM's contents has another size than RAM.
+    #[error("the file with the contents of guest RAM has {found} bytes instead of {wanted}")]
+    ContentsSize {
+        /// Length of the file in bytes.
+        found: u64,
+        /// Size of RAM in bytes.
+        wanted: u64,
+    },
+    /// The contents of RAM could not be written to a file, or what is in a file be found out.
+    #[error("cannot {act} the file with the contents of guest RAM")]
+    Contents {
+        /// What failed: `write`, `look through`.
+        act: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A file cannot be mapped as memory of the guest.
     #[error("the host cannot map {} of a file as guest memory", Size(*.size))]
     MapFile {

@@ -47,6 +47,12 @@
 //! A file of the host's can be mapped for the guest as well ([`Mapping::of_file`]): persistent memory. It is not
 //! RAM, and not part of [`GuestRam`].
 //!
+//! # Contents in a file
+//!
+//! [`GuestRam::write_contents`] writes all of RAM to a file, one region after the other, and leaves holes where pages
+//! are empty. Such a file becomes RAM again by [`GuestRam::over_file`], where the kernel reads pages when they are
+//! touched and shares them among all who map the file, or is copied by [`GuestRam::read_contents`].
+//!
 //! # Giving memory back
 //!
 //! [`GuestRam::discard`] drops the contents of pages that the guest does not need (a balloon, reported free
@@ -60,6 +66,7 @@
 //! [`GuestRam::read_from_file`] and [`GuestRam::prefault`], `madvise` by [`GuestRam::discard`], and `/sys/kernel/mm/hugepages` is read
 //! only to explain a refusal.
 
+mod contents;
 mod error;
 mod mapping;
 mod options;
@@ -73,6 +80,7 @@ mod testing;
 mod vectors;
 mod window;
 
+pub use contents::{RangeInFile, Written};
 pub use error::Error;
 pub use mapping::{FileWrites, Mapping};
 pub use options::{HugePages, RamOptions, RegionSpec};

@@ -13,8 +13,10 @@ use crate::{Error, RamOptions};
 
 mod discard;
 mod file;
+mod touched;
 
 pub use file::FileWrites;
+pub(crate) use touched::data;
 
 /// Large pages of the processors' page tables, one level above the small ones.
 ///
@@ -31,6 +33,7 @@ pub struct Mapping {
     span: Span,
     page_size: u64,
     file: Option<FileOffset>,
+    base: Option<FileOffset>,
     huge_pages: bool,
     transparent_huge_pages: bool,
     populate: bool,
@@ -46,6 +49,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) page_size: u64,
     /// The part of a memory file to map; anonymous memory without.
     pub(crate) file: Option<FileOffset>,
+    /// The part of a file that private memory has the contents of until it is written. Not together with `file`.
+    pub(crate) base: Option<FileOffset>,
     pub(crate) options: &'a RamOptions,
 }
 
@@ -67,6 +72,7 @@ impl Mapping {
             span,
             page_size: wanted.page_size,
             file: wanted.file,
+            base: wanted.base,
             huge_pages: wanted.options.hugepages.is_some(),
             transparent_huge_pages: false,
             populate: wanted.options.populate(),
@@ -102,6 +108,12 @@ impl Mapping {
     #[must_use]
     pub fn file(&self) -> Option<(&File, u64)> {
         self.file.as_ref().map(|file| (file.file(), file.start()))
+    }
+
+    /// The file that private memory has the contents of wherever it was not written, and where in the file it starts.
+    #[must_use]
+    pub fn base(&self) -> Option<(&File, u64)> {
+        self.base.as_ref().map(|file| (file.file(), file.start()))
     }
 
     /// It is made of pages of the host's huge page pool.
@@ -182,7 +194,8 @@ impl Mapping {
                 },
             })?;
         }
-        if options.thp && !self.huge_pages {
+        // Pages that are copied from a file are small ones.
+        if options.thp && !self.huge_pages && self.base.is_none() {
             self.transparent_huge_pages = match all(libc::MADV_HUGEPAGE) {
                 Ok(()) => true,
                 // The kernel was built without. The option is on by default, so it is a wish and no
@@ -237,7 +250,8 @@ fn map(wanted: &Wanted<'_>) -> io::Result<Span> {
         return source.map(size);
     }
     // Kernels since 6.7 align large anonymous memory by themselves.
-    if wanted.file.is_none() && start.is_multiple_of(LARGE_PAGE as u64) {
+    let anonymous = wanted.file.is_none() && wanted.base.is_none();
+    if anonymous && start.is_multiple_of(LARGE_PAGE as u64) {
         let mapped = source.map(size)?;
         if misalignment(start, mapped.address) == 0 {
             return Ok(mapped);
@@ -258,23 +272,27 @@ impl Source {
     const ANONYMOUS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
     fn of(wanted: &Wanted<'_>) -> io::Result<Self> {
+        let of_file = |file: &FileOffset, flags| {
+            let offset = i64::try_from(file.start());
+            Ok(Self {
+                flags,
+                descriptor: file.file().as_raw_fd(),
+                offset: offset.map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?,
+            })
+        };
         if let Some(file) = &wanted.file {
-            let offset = i64::try_from(file.start())
-                .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
             // No MAP_NORESERVE: without meaning for shared memory, and huge pages are to be set
             // aside.
-            let (flags, descriptor) = (libc::MAP_SHARED, file.file().as_raw_fd());
-            return Ok(Self {
-                flags,
-                descriptor,
-                offset,
-            });
+            return of_file(file, libc::MAP_SHARED);
         }
         let unreserved = if wanted.options.reserve {
             0
         } else {
             libc::MAP_NORESERVE
         };
+        if let Some(base) = &wanted.base {
+            return of_file(base, libc::MAP_PRIVATE | unreserved);
+        }
         Ok(Self {
             flags: Self::ANONYMOUS | unreserved,
             descriptor: -1,
@@ -418,6 +436,22 @@ impl Span {
         } else {
             Ok(())
         }
+    }
+}
+
+impl Span {
+    /// Puts empty anonymous memory in the place of the `count` bytes at `offset`, which are whole pages.
+    fn empty(&self, offset: usize, count: usize) -> io::Result<()> {
+        debug_assert!(offset + count <= self.size, "what is replaced is ours");
+        // SAFETY: the offset is within.
+        let first = unsafe { self.address.add(offset) }.as_ptr().cast();
+        let flags = Source::ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        // SAFETY: the range is ours, stays mapped for reading and writing, and nobody borrows its bytes, which
+        // become 0 as the guest could make them at any time.
+        let part = unsafe { Self::map(first, count, Source::ACCESS, flags, -1, 0) }?;
+        // It is a part of this one, and goes with it.
+        std::mem::forget(part);
+        Ok(())
     }
 }
 

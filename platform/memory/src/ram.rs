@@ -44,11 +44,42 @@ impl GuestRam {
             }
         };
         // Whatever was mapped is gone when this returns an error.
-        let mapped = map_all(&regions, page_size, file.as_ref(), options);
+        let backing = file.map_or(Backing::Anonymous, Backing::Shared);
+        let mapped = map_all(&regions, page_size, &backing, options);
         let mapped = mapped.map_err(|error| match options.hugepages {
             Some(_) => mapping::explain_pool(error, page_size, total),
             None => error,
         })?;
+        Self::of(mapped)
+    }
+
+    /// Maps RAM at `regions` whose bytes are those of `file`, one region after the other in the order of their
+    /// addresses. What is written stays in private copies of its pages; the file need only be open for reading, and
+    /// its pages are shared with everyone who does the same.
+    ///
+    /// Should the file become shorter while it is mapped, the monitor gets `SIGBUS` where it is missing.
+    ///
+    /// # Errors
+    /// As [`GuestRam::new`]; [`Error::NotOverFile`] for shared memory and huge pages, which have no private copies;
+    /// [`Error::ContentsSize`] if the file has not just the size of all regions.
+    pub fn over_file(
+        regions: &[RegionSpec],
+        options: &RamOptions,
+        file: &Arc<File>,
+    ) -> Result<Self, Error> {
+        options.check()?;
+        if options.in_file() {
+            return Err(Error::NotOverFile);
+        }
+        let (regions, total) = check_layout(regions)?;
+        let host_page = host_page_size();
+        check_pages(&regions, host_page, host_page)?;
+        crate::contents::check_size(file, total)?;
+        let backing = Backing::Base(Arc::clone(file));
+        Self::of(map_all(&regions, host_page, &backing, options)?)
+    }
+
+    fn of(mapped: Vec<Region>) -> Result<Self, Error> {
         // The layout was checked, so the collection can refuse nothing but there being no regions.
         let memory = GuestMemoryMmap::from_regions(mapped).map_err(|_| Error::NoRegions)?;
         Ok(Self {
@@ -248,22 +279,36 @@ impl GuestRam {
     }
 }
 
+/// What is behind all regions, one after the other.
+enum Backing {
+    Anonymous,
+    Shared(Arc<File>),
+    /// Private copies of this file's pages.
+    Base(Arc<File>),
+}
+
 fn map_all(
     regions: &[RegionSpec],
     page_size: u64,
-    file: Option<&Arc<File>>,
+    backing: &Backing,
     options: &RamOptions,
 ) -> Result<Vec<Region>, Error> {
     let mut offset = 0;
     let mut mapped = Vec::with_capacity(regions.len());
     for &RegionSpec { start, size } in regions {
         let length = usize::try_from(size).map_err(|_| Error::TooLarge { start, size })?;
-        let file = file.map(|file| FileOffset::from_arc(Arc::clone(file), offset));
+        let part = |file| FileOffset::from_arc(Arc::clone(file), offset);
+        let (file, base) = match backing {
+            Backing::Anonymous => (None, None),
+            Backing::Shared(file) => (Some(part(file)), None),
+            Backing::Base(file) => (None, Some(part(file))),
+        };
         let mapping = Mapping::new(Wanted {
             start,
             size: length,
             page_size,
             file,
+            base,
             options,
         })?;
         mapped.push(Region::new(start, mapping));

@@ -13,7 +13,8 @@ impl Mapping {
     /// before the drop is lost, one after it allocates a new page. Pages that the kernel holds for I/O under way
     /// stay with that I/O.
     ///
-    /// Private memory is dropped from this process (`MADV_DONTNEED`), shared memory from its file, and so for
+    /// Private memory is dropped from this process (`MADV_DONTNEED`), or replaced by empty memory if a file would show
+    /// through; shared memory is dropped from its file, and so for
     /// everybody who maps it (`MADV_REMOVE`, a hole in the file). A huge page of the pool goes back to the pool. A
     /// transparent huge page of which a part is dropped is taken apart; the kernel frees the dropped part when it
     /// gets round to it, at the latest when memory is short or all of the page was dropped. `khugepaged` may put
@@ -43,6 +44,14 @@ impl Mapping {
         if length == 0 {
             return Ok(());
         }
+        let failed = |source| Error::Discard {
+            size: length as u64,
+            source,
+        };
+        if self.base.is_some() {
+            self.span.empty(start, length).map_err(failed)?;
+            return self.keep_out_of_dumps();
+        }
         let advice = if self.file.is_some() {
             libc::MADV_REMOVE
         } else {
@@ -51,12 +60,7 @@ impl Mapping {
         loop {
             match self.span.madvise(start, length, advice) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => {
-                    return result.map_err(|source| Error::Discard {
-                        size: length as u64,
-                        source,
-                    });
-                }
+                result => return result.map_err(failed),
             }
         }
     }

@@ -58,6 +58,7 @@ impl Mapping {
             span,
             page_size: crate::ram::host_page_size(),
             file: shared.then(|| FileOffset::from_arc(Arc::clone(file), 0)),
+            base: None,
             huge_pages: false,
             transparent_huge_pages: false,
             populate: false,

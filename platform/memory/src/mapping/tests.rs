@@ -441,6 +441,7 @@ fn memory_that_cannot_be_allocated_is_an_error_not_a_signal() {
         size,
         page_size: 4096,
         file,
+        base: None,
         options: &options,
     })
     .unwrap();

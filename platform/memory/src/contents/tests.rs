@@ -1,0 +1,123 @@
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use super::*;
+use crate::testing::{GIB, MIB, first, resident_pages};
+use crate::{RamOptions, RegionSpec};
+
+const LAYOUT: [RegionSpec; 2] = [
+    RegionSpec {
+        start: 0,
+        size: 8 * MIB,
+    },
+    RegionSpec {
+        start: 4 * GIB,
+        size: 4 * MIB,
+    },
+];
+
+fn options(shared: bool) -> RamOptions {
+    RamOptions {
+        shared,
+        thp: false,
+        ..RamOptions::default()
+    }
+}
+
+fn new(shared: bool) -> GuestRam {
+    GuestRam::new(&LAYOUT, &options(shared)).unwrap()
+}
+
+fn byte(ram: &GuestRam, address: u64) -> u8 {
+    let mut byte = [0];
+    ram.read(address, &mut byte).unwrap();
+    byte[0]
+}
+
+/// Three pages with a byte each, one that was touched and is empty again.
+fn fill(ram: &GuestRam) {
+    ram.write(0x1000, &[1]).unwrap();
+    ram.write(0x2fff, &[2]).unwrap();
+    ram.write(4 * GIB + 3 * MIB, &[3]).unwrap();
+    ram.write(MIB, &[0]).unwrap();
+}
+
+fn check(ram: &GuestRam) {
+    let at = [0x1000, 0x2fff, 4 * GIB + 3 * MIB, MIB, 0x3000];
+    assert_eq!(at.map(|address| byte(ram, address)), [1, 2, 3, 0, 0]);
+}
+
+fn written(ram: &GuestRam) -> (Arc<File>, Written) {
+    let file = tempfile::tempfile().unwrap();
+    let written = ram.write_contents(&file).unwrap();
+    (Arc::new(file), written)
+}
+
+#[test]
+fn what_is_written_is_read_and_mapped_again() {
+    for shared in [false, true] {
+        let ram = new(shared);
+        fill(&ram);
+        let (file, written) = written(&ram);
+        let about = file.metadata().unwrap();
+        assert_eq!((written.size, written.data), (12 * MIB, 3 * 4096));
+        assert_eq!(about.len(), 12 * MIB);
+        assert_eq!(about.blocks() * 512, 3 * 4096, "empty pages are holes");
+        // The second region follows the first.
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 11 * MIB).unwrap();
+        assert_eq!(byte, [3]);
+        let copy = new(shared);
+        copy.read_contents(&file).unwrap();
+        check(&copy);
+        assert_eq!(resident_pages(&first(&copy)), 3, "holes take no memory");
+        let over = GuestRam::over_file(&LAYOUT, &options(false), &file).unwrap();
+        check(&over);
+        assert!(first(&over).base().is_some() && first(&over).file().is_none());
+    }
+}
+
+#[test]
+fn writes_over_a_file_are_private_and_are_in_the_next_file() {
+    let ram = new(false);
+    fill(&ram);
+    let (file, _) = written(&ram);
+    let [one, two] = [0, 1].map(|_| GuestRam::over_file(&LAYOUT, &options(false), &file).unwrap());
+    one.write(0x1000, &[7]).unwrap();
+    one.write(2 * MIB, &[8]).unwrap();
+    check(&two);
+    // What is given up reads as zeros, although the file has something else.
+    one.discard(0x2000, 0x1000).unwrap();
+    assert_eq!(byte(&one, 0x2fff), 0);
+    let (second, about) = written(&one);
+    assert_eq!(about.data, 3 * 4096);
+    let third = GuestRam::over_file(&LAYOUT, &options(false), &second).unwrap();
+    let at = [0x1000, 0x2fff, 2 * MIB, 4 * GIB + 3 * MIB];
+    assert_eq!(at.map(|address| byte(&third, address)), [7, 0, 8, 3]);
+    third.write(0x2fff, &[9]).unwrap();
+    assert_eq!((byte(&third, 0x2fff), byte(&one, 0x2fff)), (9, 0));
+}
+
+#[test]
+fn files_of_other_sizes_and_memory_that_is_shared_are_refused() {
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    file.set_len(12 * MIB - 4096).unwrap();
+    for error in [
+        new(false).read_contents(&file).unwrap_err(),
+        GuestRam::over_file(&LAYOUT, &options(false), &file).unwrap_err(),
+    ] {
+        let text = "has 12578816 bytes instead of 12582912";
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    file.set_len(12 * MIB).unwrap();
+    let error = GuestRam::over_file(&LAYOUT, &options(true), &file).unwrap_err();
+    assert!(error.to_string().contains("memory_restore_mode=copy"), "{error}");
+}
+
+#[test]
+fn a_full_file_system_is_an_error() {
+    let ram = new(false);
+    fill(&ram);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert!(matches!(ram.write_contents(&full), Err(Error::Contents { act: "write", .. })));
+}
