@@ -137,6 +137,7 @@ fn help_is_a_text_for_standard_output_and_lists_the_options() {
                 "pmem",
                 "pvpanic",
                 "rate-limit-group",
+                "restore",
                 "rng",
                 "rtc",
                 "serial",

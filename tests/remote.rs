@@ -3,6 +3,8 @@
 
 #[path = "remote/monitor.rs"]
 mod monitor;
+#[path = "remote/snapshot.rs"]
+mod snapshot;
 #[path = "remote/status.rs"]
 mod status;
 

@@ -79,11 +79,12 @@ enum TimeoutStrategy {
 }
 
 /// When memory is read from its file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 enum RestoreMode {
     /// Before the guest goes on.
-    #[default]
     Copy,
+    /// By the kernel, when the guest touches it; all who restore from the file share what they do not write.
+    Mapped,
     /// When the guest touches it.
     OnDemand,
 }
@@ -98,9 +99,9 @@ struct Restore {
     /// Read all memory before the guest goes on.
     #[serde(default)]
     prefault: bool,
-    /// When memory is read.
+    /// When memory is read. Without: mapped for private memory, copy for memory with shared=on or hugepages=on.
     #[serde(default)]
-    memory_restore_mode: RestoreMode,
+    memory_restore_mode: Option<RestoreMode>,
     /// Descriptors of network devices, by their ids.
     #[serde(default)]
     #[schemars(extend("x-flag-syntax" = "pairs"))]
@@ -122,7 +123,7 @@ struct NetDescriptors {
 
 impl Restore {
     fn body(&self) -> Result<Sent> {
-        if self.prefault && self.memory_restore_mode == RestoreMode::OnDemand {
+        if self.prefault && self.memory_restore_mode == Some(RestoreMode::OnDemand) {
             return Err(Error::Conflict(
                 "restore: prefault=on reads all memory at once, memory_restore_mode=ondemand does not: give one",
             ));
@@ -279,7 +280,7 @@ mod tests {
         );
         let (body, _) = read("restore", "source_url=file:///vm/s").unwrap();
         assert!(body["net_fds"].is_null());
-        assert_eq!(body["memory_restore_mode"], "Copy");
+        assert!(body["memory_restore_mode"].is_null());
     }
 
     #[test]

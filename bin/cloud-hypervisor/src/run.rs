@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::{Api, Ping};
 use config::VmConfig;
-use machine::{Driver, Options};
+use machine::{Driver, First, Options, Restore};
 use sandbox::landlock::{Access, Rules};
 use sandbox::{COMMON, Filter, Mode};
 use server::{Listener, Server};
@@ -35,12 +35,25 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         .transpose()?;
     let listener = invocation.api_socket.as_ref().map(listen).transpose()?;
     let config = invocation.vm.clone().map(prepare).transpose()?;
+    let saved = invocation
+        .restore
+        .as_ref()
+        .map(Restore::config)
+        .transpose()?;
+    let first = match (&invocation.restore, &config) {
+        (Some(wish), _) => Some(First::Restore(Box::new(wish.clone()))),
+        (None, Some(config)) => Some(First::Boot(Box::new(config.clone()))),
+        (None, None) => None,
+    };
+    let config = config.or(saved);
+    let landlock =
+        invocation.landlock || config.as_ref().is_some_and(|config| config.landlock_enable);
     request_amx(config.as_ref())?;
     let hypervisor = hypervisor::open()?;
     // Before the first thread of ours: none may stay outside the rules, nor be where signals end
     // the process.
     let signals = signals::block().map_err(Error::Signals)?;
-    if invocation.landlock {
+    if landlock {
         confine(config.as_ref(), invocation)?;
     }
     let filter = Filter::compile(invocation.seccomp, &[COMMON, signals::SYSCALLS])?;
@@ -50,12 +63,12 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     }
     event!("vmm", "starting");
     let driver = Driver::start(
-        config,
+        first,
         hypervisor,
         Options {
             seccomp: invocation.seccomp,
             stay_after_power_off: invocation.no_shutdown,
-            landlock: invocation.landlock,
+            landlock,
         },
     )?;
     signals.serve(driver.remote(), filter.clone())?;
@@ -168,7 +181,13 @@ fn confine(config: Option<&VmConfig>, invocation: &Invocation) -> Result<(), Err
             rules.allow(&path, access);
         }
     }
-    for rule in &invocation.landlock_rules {
+    if let Some(wish) = &invocation.restore {
+        rules.allow(&wish.folder()?, Access::Read);
+    }
+    let saved = config.and_then(|config| config.landlock_rules.as_deref());
+    let restored = saved.filter(|_| invocation.restore.is_some());
+    let further = restored.unwrap_or_default().iter();
+    for rule in invocation.landlock_rules.iter().chain(further) {
         rule.check()?;
         rules.allow(&rule.path, rule.rule()?);
     }

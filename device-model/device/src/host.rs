@@ -135,6 +135,7 @@ impl fmt::Debug for Board {
 #[derive(Debug)]
 pub struct Host<'a> {
     inheritance: Option<Box<dyn Any + Send>>,
+    pci_slot: Option<u8>,
     board: &'a Arc<Board>,
     id: String,
     worker_syscalls: &'static [Allow],
@@ -146,6 +147,7 @@ impl<'a> Host<'a> {
     pub fn new(board: &'a Arc<Board>, id: String, worker_syscalls: &'static [Allow]) -> Self {
         Self {
             inheritance: None,
+            pci_slot: None,
             board,
             id,
             worker_syscalls,
@@ -157,6 +159,19 @@ impl<'a> Host<'a> {
     pub fn with_inheritance(mut self, inheritance: Option<Box<dyn Any + Send>>) -> Self {
         self.inheritance = inheritance;
         self
+    }
+
+    /// Says in which slot of its PCI segment the device was in the machine whose state it is to have.
+    #[must_use]
+    pub fn with_pci_slot(mut self, slot: Option<u8>) -> Self {
+        self.pci_slot = slot;
+        self
+    }
+
+    /// The slot of its PCI segment that the machine wants the device in; `None` if it may be any.
+    #[must_use]
+    pub fn pci_slot(&self) -> Option<u8> {
+        self.pci_slot
     }
 
     /// What the device that had this place before the reset left behind; `None` at the first start.

@@ -123,7 +123,7 @@ impl Environment {
         Ok(Self {
             id: host.id().to_owned(),
             segment: Arc::clone(segment),
-            slot: options.pci_device_id,
+            slot: options.pci_device_id.or(host.pci_slot()),
             below_4g: false,
             iommu: options.iommu,
             ram: host.ram().clone(),

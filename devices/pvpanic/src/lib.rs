@@ -88,7 +88,7 @@ impl Kind for PvPanicKind {
             what: "--pvpanic".into(),
             source: "the machine has no PCI to put the device on".into(),
         })?;
-        Ok(PvPanic::new(pci.segment(0)?)?)
+        Ok(PvPanic::new(pci.segment(0)?, host.pci_slot())?)
     }
 }
 
@@ -109,12 +109,12 @@ struct State {
 }
 
 impl PvPanic {
-    /// Puts one into the lowest free slot of a segment.
+    /// Puts one into this slot of a segment, or the lowest free one.
     ///
     /// # Errors
     /// [`pci::Error`] if there is no slot or address for it.
-    pub fn new(segment: &Arc<Segment>) -> pci::Result<Self> {
-        let slot = segment.take(None)?;
+    pub fn new(segment: &Arc<Segment>, slot: Option<u8>) -> pci::Result<Self> {
+        let slot = segment.take(slot)?;
         let register = Shared::new(Register::default());
         let endpoint = EndpointBuilder::new(segment, &IDENTIFICATION)
             .bar(0, BarKind::Memory32, BAR_SIZE, BAR_ALIGN, register.clone())?

@@ -24,7 +24,7 @@ impl Bench {
     }
 
     fn device(&self) -> PvPanic {
-        let mut device = PvPanic::new(self.pci.segment(0).unwrap()).unwrap();
+        let mut device = PvPanic::new(self.pci.segment(0).unwrap(), None).unwrap();
         device.start().unwrap();
         device
     }
@@ -135,7 +135,7 @@ fn a_copy_is_where_the_guest_has_put_the_original() {
     drop(device);
     assert_eq!(bench.config(0, 4), 0xffff_ffff, "it is gone");
     assert!(!bench.memory.write(moved.into(), &[1]));
-    let mut copy = PvPanic::new(bench.pci.segment(0).unwrap()).unwrap();
+    let mut copy = PvPanic::new(bench.pci.segment(0).unwrap(), None).unwrap();
     copy.restore(saved.clone()).unwrap();
     assert!(!bench.memory.write(moved.into(), &[1]), "not started yet");
     copy.start().unwrap();

@@ -19,7 +19,7 @@ fn events_have_the_names_of_the_reference_and_are_limited() {
         memory64: 0x10_0000_0000..0x20_0000_0000,
     };
     let pci = Pci::new(&Bus::new("I/O ports"), &memory, &layout).unwrap();
-    let mut device = PvPanic::new(pci.segment(0).unwrap()).unwrap();
+    let mut device = PvPanic::new(pci.segment(0).unwrap(), None).unwrap();
     device.start().unwrap();
     let mut bar = [0; 4];
     memory.read(0xe800_0000 + (1 << 15) + 0x10, &mut bar);

@@ -169,14 +169,8 @@ fn write_at(file: &File, position: u64, slice: &VolatileSlice<'_>) -> io::Result
             .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
         let guard = rest.ptr_guard();
         // SAFETY: the slice's bytes are mapped as long as it lives; the kernel only reads them.
-        let count = unsafe {
-            libc::pwrite(
-                file.as_raw_fd(),
-                guard.as_ptr().cast(),
-                rest.len(),
-                at,
-            )
-        };
+        let count =
+            unsafe { libc::pwrite(file.as_raw_fd(), guard.as_ptr().cast(), rest.len(), at) };
         match usize::try_from(count) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => done += count,

@@ -93,3 +93,17 @@ pub(crate) fn device(endpoint: &str, member: &'static str, body: &[u8]) -> Resul
     check_device("$", kind, &config)?;
     Ok(Call::AddDevice { member, config })
 }
+
+/// Reads which saved machine to restore, and how.
+pub(crate) fn restore(body: &[u8]) -> Result<Call, Bad> {
+    let wish = json(body)?;
+    let nets = wish.get("net_fds").and_then(Value::as_array);
+    // Such numbers are the client's. Among the monitor's own they may be anything.
+    if nets.is_some_and(|nets| !nets.is_empty()) {
+        return Err(Bad::Later(
+            "$.net_fds: giving the monitor descriptors through the API (--restore takes them)"
+                .into(),
+        ));
+    }
+    Ok(Call::Restore(Box::new(member("$", wish)?)))
+}

@@ -1,6 +1,6 @@
 //! The table of endpoints.
 
-use machine::{Call, RemoveDevice, Resize, ResizeDisk};
+use machine::{Call, RemoveDevice, Resize, ResizeDisk, Restore, Snapshot};
 use schemars::{JsonSchema, Schema, schema_for};
 
 use crate::body::{self, Bad};
@@ -207,8 +207,19 @@ pub const ENDPOINTS: &[Endpoint] = &[
             schema::<RemoveDevice>,
         ),
     ),
-    put("vm.snapshot", "Save the VM to files", Later),
-    put("vm.restore", "Make a VM from saved files", Later),
+    put(
+        "vm.snapshot",
+        "Save the paused VM to files",
+        Json(
+            |body| Ok(Call::Snapshot(body::read(body)?)),
+            schema::<Snapshot>,
+        ),
+    ),
+    put(
+        "vm.restore",
+        "Make a VM from saved files",
+        Json(body::restore, schema::<Restore>),
+    ),
     put(
         "vm.receive-migration",
         "Take a VM over from another monitor",

@@ -104,6 +104,8 @@ fn bodies_of_other_calls() {
             Takes::Device(member) => body::device(name, member, body.as_bytes()),
             other => panic!("{other:?}"),
         };
+    let net = r#"{"source_url":"file:///s","net_fds":[{"id":"a","num_fds":1,"fds":null}]}"#;
+    assert!(matches!(read("vm.restore", net), Err(Bad::Later(_))));
     let resize = machine::Resize {
         desired_vcpus: Some(2),
         ..machine::Resize::default()

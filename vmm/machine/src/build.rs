@@ -20,7 +20,7 @@ use sandbox::Filter;
 
 use crate::features::Features;
 use crate::processors::{Processors, Rules};
-use crate::{Error, Result, syscalls, tables};
+use crate::{Error, MemoryRestoreMode, Result, syscalls, tables};
 
 /// The local APIC is in x2APIC mode (Intel SDM volume 3A, 11.12.1, `IA32_APIC_BASE`).
 const APIC_BASE_X2APIC: u64 = 1 << 10;
@@ -35,18 +35,29 @@ pub(crate) struct Reports {
     pub(crate) failed: Box<dyn Fn(u32, String) + Send + Sync>,
 }
 
+/// What machines are built on.
+pub(crate) struct Ground<'a> {
+    pub(crate) hypervisor: &'a dyn Hypervisor,
+    pub(crate) features: &'a Features,
+    pub(crate) seccomp: sandbox::Mode,
+    pub(crate) reports: Reports,
+}
+
 /// A running machine. Dropping it stops its processors, then its devices, then gives back its memory.
 pub struct Machine {
     // In order of dropping.
     pub(crate) processors: Processors,
     pub(crate) devices: Vec<Slot>,
-    _memory: Vec<MemorySlot>,
+    pub(crate) _memory: Vec<MemorySlot>,
     pub(crate) vm: Arc<dyn Vm>,
     /// For devices that come later.
     pub(crate) board: Arc<Board>,
     pub(crate) pci: Arc<Pci>,
     /// While it is paused: the guest's clock, which stands still.
     pub(crate) clock: Option<ClockState>,
+    pub(crate) ram: GuestRam,
+    /// If it was restored: how its memory comes from the snapshot.
+    pub(crate) restored: Option<MemoryRestoreMode>,
 }
 
 /// What the devices of a machine before its reset leave to those after it, by their ids.
@@ -67,32 +78,26 @@ impl Machine {
     /// Whatever keeps it from running; nothing stays behind.
     pub(crate) fn build(
         config: &VmConfig,
-        hypervisor: &dyn Hypervisor,
-        features: &Features,
-        seccomp: sandbox::Mode,
-        reports: Reports,
+        ground: Ground<'_>,
         legacy: &mut Legacy,
     ) -> Result<Self> {
+        let Ground {
+            hypervisor,
+            features,
+            seccomp,
+            reports,
+        } = ground;
         check_host_limits(config, hypervisor.capabilities())?;
         let ram = new_ram(config)?;
         let loader = Loader::start(config, &ram)?;
         let prefault = ram.prefault()?;
-        let vm = hypervisor.create_vm(&VmOptions {
-            x2apic: needs_x2apic(config)?,
-        })?;
+        let vm = create_vm(config, hypervisor)?;
         let memory = map_ram(&*vm, &ram)?;
         let vcpus = create_vcpus(config, &*vm)?;
-        let profile = cpu_profile(config, hypervisor, features, &vcpus)?;
+        let profile = cpu_profile(config, hypervisor, &features.get()?, tsc_khz(&vcpus))?;
         check_address_width(&ram, profile.phys_bits())?;
-        let board = Arc::new(Board::new(
-            Arc::clone(&vm),
-            ram.clone(),
-            reports.power.clone(),
-            facts(config, &ram),
-            seccomp,
-            layout::platform_area(profile.phys_bits()),
-            reports.attention,
-        ));
+        let frame = (&profile, seccomp, &reports.power, reports.attention);
+        let board = new_board(config, &vm, &ram, frame);
         let pci = new_pci(&board, &ram, profile.phys_bits())?;
         let mut devices = build_devices(config, &board, &pci, legacy)?;
         let mut nodes = pci.nodes();
@@ -104,10 +109,7 @@ impl Machine {
         for slot in &mut devices {
             slot.start()?;
         }
-        let rules = Rules {
-            cpus: &config.cpus,
-            filter: Filter::compile(seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?,
-        };
+        let rules = vcpu_rules(config, seccomp, false)?;
         let on_board = Arc::clone(&board);
         let processors = Processors::start(vcpus, on_board, reports.power, &rules, reports.failed)?;
         Ok(Self {
@@ -118,6 +120,8 @@ impl Machine {
             board,
             pci,
             clock: None,
+            ram,
+            restored: None,
         })
     }
 
@@ -135,9 +139,14 @@ impl Slot {
         board: &Arc<Board>,
         inheritance: Option<Box<dyn Any + Send>>,
     ) -> Result<Self> {
+        let worker = planned.kind.syscalls().worker;
+        let host = Host::new(board, planned.id.clone(), worker).with_inheritance(inheritance);
+        Self::build_on(planned, host)
+    }
+
+    /// Builds a device that sees the machine like this.
+    pub(crate) fn build_on(planned: catalog::Planned<'_>, mut host: Host<'_>) -> Result<Self> {
         let id = planned.id;
-        let mut host = Host::new(board, id.clone(), planned.kind.syscalls().worker)
-            .with_inheritance(inheritance);
         match planned.kind.build(planned.config, &mut host) {
             Ok(device) => Ok(Self {
                 id,
@@ -168,15 +177,65 @@ impl Slot {
     }
 }
 
-fn new_ram(config: &VmConfig) -> Result<GuestRam> {
-    let regions: Vec<RegionSpec> = layout::ram_regions(config.memory.size.0)
-        .into_iter()
-        .map(|(start, size)| RegionSpec { start, size })
-        .collect();
-    Ok(GuestRam::new(&regions, &config.memory.ram_options())?)
+pub(crate) fn new_ram(config: &VmConfig) -> Result<GuestRam> {
+    Ok(GuestRam::new(
+        &ram_regions(config),
+        &config.memory.ram_options(),
+    )?)
 }
 
-fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
+/// Where RAM is in the guest's address space.
+pub(crate) fn ram_regions(config: &VmConfig) -> Vec<RegionSpec> {
+    layout::ram_regions(config.memory.size.0)
+        .into_iter()
+        .map(|(start, size)| RegionSpec { start, size })
+        .collect()
+}
+
+pub(crate) fn create_vm(config: &VmConfig, hypervisor: &dyn Hypervisor) -> Result<Arc<dyn Vm>> {
+    Ok(hypervisor.create_vm(&VmOptions {
+        x2apic: needs_x2apic(config)?,
+    })?)
+}
+
+/// What a board needs beyond the machine's configuration: features, filters and the ways to the owner.
+pub(crate) type Frame<'a> = (
+    &'a CpuProfile,
+    sandbox::Mode,
+    &'a Power,
+    Box<dyn Fn(&str) + Send + Sync>,
+);
+
+pub(crate) fn new_board(
+    config: &VmConfig,
+    vm: &Arc<dyn Vm>,
+    ram: &GuestRam,
+    (profile, seccomp, power, attention): Frame<'_>,
+) -> Arc<Board> {
+    Arc::new(Board::new(
+        Arc::clone(vm),
+        ram.clone(),
+        power.clone(),
+        facts(config, ram),
+        seccomp,
+        layout::platform_area(profile.phys_bits()),
+        attention,
+    ))
+}
+
+pub(crate) fn vcpu_rules(
+    config: &VmConfig,
+    seccomp: sandbox::Mode,
+    paused: bool,
+) -> Result<Rules<'_>> {
+    Ok(Rules {
+        cpus: &config.cpus,
+        filter: Filter::compile(seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?,
+        paused,
+    })
+}
+
+pub(crate) fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
     ram.regions()
         .map(|region| {
             Ok(vm.map_memory(hypervisor::MemoryRegion {
@@ -190,7 +249,7 @@ fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
 }
 
 /// RAM must end below the devices at the top of what the guest's processors can address.
-fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
+pub(crate) fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
     let end = ram.regions().map(|r| r.start() + r.size()).max();
     match layout::device_area(end.unwrap_or(0), bits) {
         Some(_) => Ok(()),
@@ -202,7 +261,7 @@ fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
 }
 
 /// PCI with its host bridge, for devices to sit on. It stays for as long as the board.
-fn new_pci(board: &Board, ram: &GuestRam, phys_bits: u8) -> Result<Arc<Pci>> {
+pub(crate) fn new_pci(board: &Board, ram: &GuestRam, phys_bits: u8) -> Result<Arc<Pci>> {
     let plan = pci::Layout {
         segments: 1,
         memory32: layout::MMIO32_START..layout::MMIO32_START + layout::MMIO32_SIZE,
@@ -239,7 +298,7 @@ fn topology(config: &VmConfig) -> Result<Topology> {
 }
 
 /// The host must be able to give the machine all processors that it may ever have.
-fn check_host_limits(config: &VmConfig, host: &Capabilities) -> Result<()> {
+pub(crate) fn check_host_limits(config: &VmConfig, host: &Capabilities) -> Result<()> {
     let max = config.cpus.max();
     let last_id = topology(config)?.apic_id(max - 1);
     let problem = if max > host.max_vcpus {
@@ -261,19 +320,24 @@ fn needs_x2apic(config: &VmConfig) -> Result<bool> {
     Ok(topology(config)?.apic_id(config.cpus.max() - 1) > 254)
 }
 
-fn create_vcpus(config: &VmConfig, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>> {
+pub(crate) fn create_vcpus(config: &VmConfig, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>> {
     let topology = topology(config)?;
     (0..config.cpus.boot_vcpus)
         .map(|index| Ok(vm.create_vcpu(topology.apic_id(index))?))
         .collect()
 }
 
-/// What the processors can do. The first one tells how fast its time stamp counter runs.
-fn cpu_profile(
+/// How fast the time stamp counter of the first processor runs.
+fn tsc_khz(vcpus: &[Box<dyn Vcpu>]) -> Option<u32> {
+    vcpus.first().and_then(|vcpu| vcpu.tsc_khz().ok())
+}
+
+/// What the processors can do.
+pub(crate) fn cpu_profile(
     config: &VmConfig,
     hypervisor: &dyn Hypervisor,
-    features: &Features,
-    vcpus: &[Box<dyn Vcpu>],
+    features: &[arch::CpuidEntry],
+    tsc_khz: Option<u32>,
 ) -> Result<CpuProfile> {
     let cpus = &config.cpus;
     let capabilities = hypervisor.capabilities();
@@ -285,13 +349,13 @@ fn cpu_profile(
         kvm_hyperv: cpus.kvm_hyperv,
         nested: cpus.nested,
         amx: cpus.features.amx,
-        tsc_khz: vcpus.first().and_then(|vcpu| vcpu.tsc_khz().ok()),
+        tsc_khz,
         hyperv_available: capabilities.hyperv,
         // The I/O APIC device reads these bits.
         msi_extended_destination: true,
         ..CpuOptions::default()
     };
-    Ok(CpuProfile::new(&features.get()?, &options)?)
+    Ok(CpuProfile::new(features, &options)?)
 }
 
 /// Gives each processor its features; the first one starts at the entry point, the others wait for it.

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, MemoryRestoreMode, Restore, Result};
 
 /// A request to the thread that owns the machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,10 @@ pub enum Call {
     Pause,
     /// Let it run on.
     Resume,
+    /// Save all of the paused machine to files.
+    Snapshot(Snapshot),
+    /// Make a machine from files; it is paused then.
+    Restore(Box<Restore>),
     /// Press the guest's power button.
     PowerButton,
     /// Inject a non-maskable interrupt into each processor.
@@ -90,6 +94,15 @@ pub struct RemoveDevice {
     pub id: String,
 }
 
+/// Where a machine is saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// A folder that exists: `file:///<folder>`. Nothing in it is replaced.
+    #[schemars(extend("format" = "url"))]
+    pub destination_url: String,
+}
+
 /// What the driver answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -139,6 +152,9 @@ pub struct Info {
     pub state: &'static str,
     /// Bytes of memory that the guest has at the moment.
     pub memory_actual_size: u64,
+    /// For a machine that was restored: how its memory comes from the snapshot (ours; the reference has none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_restore_mode: Option<MemoryRestoreMode>,
     /// Its devices by their ids; absent while it is not booted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_tree: Option<BTreeMap<String, Node>>,

@@ -11,7 +11,7 @@ use hypervisor::Hypervisor;
 
 use crate::features::Features;
 use crate::owner::Owner;
-use crate::{Answer, Call, Error, Reply, Result};
+use crate::{Answer, Call, Error, Reply, Restore, Result};
 
 /// How the monitor itself behaves.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,15 @@ impl fmt::Debug for Remote {
     }
 }
 
+/// The machine that a driver starts with.
+#[derive(Clone, Debug)]
+pub enum First {
+    /// One to boot. The configuration has been [settled](crate::settle) and [checked](crate::check).
+    Boot(Box<VmConfig>),
+    /// One to restore.
+    Restore(Box<Restore>),
+}
+
 /// Owns the machine on a thread of its own, named `vmm`.
 pub struct Driver {
     thread: JoinHandle<Result<()>>,
@@ -106,13 +115,12 @@ pub struct Driver {
 impl Driver {
     pub(crate) const THREAD: &str = "vmm";
 
-    /// Starts the thread and, on it, the machine that `config` describes. Without one it waits for
-    /// [`Call::Create`]. The configuration has been [settled](crate::settle) and [checked](crate::check).
+    /// Starts the thread and, on it, the first machine. Without one it waits for [`Call::Create`].
     ///
     /// # Errors
     /// If the thread cannot be started. What keeps the machine from running comes from [`Driver::join`].
     pub fn start(
-        config: Option<VmConfig>,
+        first: Option<First>,
         hypervisor: Arc<dyn Hypervisor>,
         options: Options,
     ) -> Result<Self> {
@@ -122,7 +130,7 @@ impl Driver {
         let owner = Owner::new(Arc::clone(&features), hypervisor, options, remote.clone());
         let thread = std::thread::Builder::new()
             .name(Self::THREAD.into())
-            .spawn(move || owner.run(config, &requests))
+            .spawn(move || owner.run(first, &requests))
             .map_err(Error::thread(Self::THREAD))?;
         // This thread has nothing else to do. If it fails, the driver will ask again and say why.
         let _ = features.get();

@@ -51,6 +51,28 @@ pub enum Error {
         /// Why.
         source: device::Error,
     },
+    /// Files of a saved machine cannot be written or used.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
+    /// A saved machine does not fit together, or not to this host.
+    #[error("the saved VM cannot be restored here: {0}")]
+    Unrestorable(String),
+    /// A device's state cannot be saved or put back.
+    #[error("cannot {act} the state of device {id}")]
+    DeviceState {
+        /// `save` or `restore`.
+        act: &'static str,
+        /// Its id.
+        id: String,
+        /// Why.
+        source: device::Error,
+    },
+    /// The guest is about to reset or to power off.
+    #[error(
+        "the guest asked for a reset or power-off just before it was paused: let it go on (vm.resume), nothing of it \
+         is left to save"
+    )]
+    Postponed,
     /// A device cannot be changed.
     #[error("cannot change device {id}")]
     Change {

@@ -25,6 +25,7 @@ pub(crate) fn info(config: &VmConfig, machine: Option<&Machine>, state: &'static
     let size = config.memory.size.0;
     Info {
         memory_actual_size: machine.map_or(size, |machine| size.saturating_sub(machine.withheld())),
+        memory_restore_mode: machine.and_then(|machine| machine.restored),
         device_tree,
         config,
         state,

@@ -25,14 +25,18 @@ mod owner;
 mod plug;
 mod prepare;
 mod processors;
+mod restore;
+mod save;
+mod state;
 mod syscalls;
 mod tables;
 
 pub use build::Machine;
 pub use call::{
     Answer, Call, Counters, Info, Measures, Node, PciDevice, RemoveDevice, Reply, Resize,
-    ResizeDisk,
+    ResizeDisk, Snapshot,
 };
-pub use driver::{Driver, Options, Remote};
+pub use driver::{Driver, First, Options, Remote};
 pub use error::{Error, Kind, Result};
 pub use prepare::{check, settle};
+pub use restore::{MemoryRestoreMode, Restore, RestoredNet};

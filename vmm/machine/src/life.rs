@@ -61,6 +61,10 @@ pub enum Act {
     Pause,
     /// Let it run on.
     Resume,
+    /// Save all of it.
+    Snapshot,
+    /// Make it from what was saved; it stands still then.
+    Restore,
     /// Press the guest's power button, inject a non-maskable interrupt, read counters, resize a disk: whatever takes
     /// a machine that is built.
     Use,
@@ -78,6 +82,8 @@ impl Act {
         Self::Reboot,
         Self::Pause,
         Self::Resume,
+        Self::Snapshot,
+        Self::Restore,
         Self::Use,
         Self::Configure,
     ];
@@ -130,7 +136,8 @@ pub fn after(state: State, act: Act) -> Result<State, Refusal> {
     use State::{Absent, Created, Paused, Running, ShutDown};
     match (act, state) {
         (Act::Create, Absent) => Ok(Created),
-        (Act::Create, _) => Err(Refusal::AlreadyCreated),
+        (Act::Restore, Absent) => Ok(Paused),
+        (Act::Create | Act::Restore, _) => Err(Refusal::AlreadyCreated),
         (Act::Delete, _) => Ok(Absent),
         (Act::Boot, Created | ShutDown) => Ok(Running),
         (Act::Boot | Act::Configure, Absent) => Err(Refusal::Absent),
@@ -141,9 +148,12 @@ pub fn after(state: State, act: Act) -> Result<State, Refusal> {
         (Act::Pause, Running) => Ok(Paused),
         (Act::Pause, Paused) => Err(Refusal::AlreadyPaused),
         (Act::Resume, Paused) => Ok(Running),
-        (Act::Resume, Running) => Err(Refusal::NotPaused),
+        (Act::Snapshot, Paused) => Ok(Paused),
+        (Act::Resume | Act::Snapshot, Running) => Err(Refusal::NotPaused),
         (Act::Use, Running | Paused) => Ok(state),
-        (Act::Shutdown | Act::Pause | Act::Resume | Act::Use, _) => Err(Refusal::NotStarted),
+        (Act::Shutdown | Act::Pause | Act::Resume | Act::Snapshot | Act::Use, _) => {
+            Err(Refusal::NotStarted)
+        }
         (Act::Configure, _) => Ok(state),
     }
 }
@@ -183,6 +193,11 @@ mod tests {
                 Act::Resume,
                 [idle, idle, no(Refusal::NotPaused), Ok(Running), idle],
             ),
+            (
+                Act::Snapshot,
+                [idle, idle, no(Refusal::NotPaused), Ok(Paused), idle],
+            ),
+            (Act::Restore, [Ok(Paused), there, there, there, there]),
             (Act::Use, [idle, idle, Ok(Running), Ok(Paused), idle]),
             (
                 Act::Configure,

@@ -11,11 +11,12 @@ use sandbox::Filter;
 use serde_json::Value;
 use telemetry::event;
 
-use crate::build::{Legacy, Machine, Reports};
-use crate::driver::{Driver, Options, Remote, Report, Request};
+use crate::build::{Ground, Legacy, Machine, Reports};
+use crate::driver::{Driver, First, Options, Remote, Report, Request};
 use crate::features::Features;
 use crate::life::{self, Act, State};
-use crate::{Answer, Call, Error, Measures, Reply, Result, change, prepare, syscalls};
+use crate::restore::SavedMachine;
+use crate::{Answer, Call, Error, Measures, Reply, Restore, Result, change, prepare, syscalls};
 
 /// The thread's belongings.
 pub(crate) struct Owner {
@@ -56,21 +57,21 @@ impl Owner {
     }
 
     /// Serves requests until the monitor is to end.
-    pub(crate) fn run(
-        mut self,
-        config: Option<VmConfig>,
-        requests: &Receiver<Request>,
-    ) -> Result<()> {
+    pub(crate) fn run(mut self, first: Option<First>, requests: &Receiver<Request>) -> Result<()> {
         let filter = Filter::compile(self.options.seccomp, &syscalls::driver())
             .map_err(Error::confine(Driver::THREAD))?;
-        if let Some(config) = &config {
+        if let Some(First::Boot(config)) = &first {
             self.schedule_cores(config)?;
         }
         filter.apply().map_err(Error::confine(Driver::THREAD))?;
-        if config.is_some() {
-            self.config = config;
-            self.state = State::Created;
-            self.boot()?;
+        match first {
+            Some(First::Boot(config)) => {
+                self.config = Some(*config);
+                self.state = State::Created;
+                self.boot()?;
+            }
+            Some(First::Restore(wish)) => self.restore(&wish)?,
+            None => {}
         }
         while let Ok(request) = requests.recv() {
             let go_on = match request {
@@ -150,6 +151,8 @@ impl Owner {
             }
             Call::Pause => self.pause()?,
             Call::Resume => self.resume()?,
+            Call::Snapshot(wish) => self.snapshot(&wish.destination_url)?,
+            Call::Restore(wish) => self.restore(&wish)?,
             Call::PowerButton => self.running()?.press_power_button()?,
             Call::Nmi => self.running()?.nmi()?,
             Call::Counters => return Ok(Answer::Counters(self.running()?.counters())),
@@ -307,7 +310,54 @@ impl Owner {
         }
     }
 
+    fn snapshot(&mut self, url: &str) -> Result<()> {
+        life::after(self.state, Act::Snapshot)?;
+        if self.postponed.is_some() {
+            return Err(Error::Postponed);
+        }
+        event!("vm", "snapshotting");
+        let folder = snapshot::folder(url)?;
+        let (number, features) = (self.number, self.features.get()?);
+        let (config, machine) = self.configured()?;
+        let machine = machine.ok_or(Error::Ending)?;
+        machine.save_to(&folder, config, number, &features)?;
+        event!("vm", "snapshotted");
+        Ok(())
+    }
+
+    fn restore(&mut self, wish: &Restore) -> Result<()> {
+        let next = life::after(self.state, Act::Restore)?;
+        event!("vm", "restoring");
+        let resume = wish.resume;
+        let saved = SavedMachine::open(wish)?;
+        self.config = Some(saved.config.clone());
+        self.number = saved.state.number;
+        let restored = self.build_with(|config, ground| Machine::restore(config, &saved, ground));
+        match restored {
+            Ok(machine) => self.machine = Some(machine),
+            Err(error) => {
+                self.config = None;
+                return Err(error);
+            }
+        }
+        self.state = next;
+        self.eject();
+        event!("vm", "restored");
+        if resume {
+            self.resume()?;
+        }
+        Ok(())
+    }
+
     fn build(&mut self, mut legacy: Legacy) -> Result<Machine> {
+        self.build_with(|config, ground| Machine::build(config, ground, &mut legacy))
+    }
+
+    /// Gives the machine a number and its ways to this thread.
+    fn build_with(
+        &mut self,
+        build: impl FnOnce(&VmConfig, Ground<'_>) -> Result<Machine>,
+    ) -> Result<Machine> {
         let Some(config) = self.config.as_ref() else {
             return Err(life::Refusal::Absent.into());
         };
@@ -327,18 +377,17 @@ impl Owner {
         let attention = Box::new(move |id: &str| report(Report::Attend(id.to_owned())));
         let report = self.remote.reporter(number);
         let failed = Box::new(move |index, why| report(Report::Failed { index, why }));
-        Machine::build(
-            config,
-            &*self.hypervisor,
-            &self.features,
-            self.options.seccomp,
-            Reports {
+        let ground = Ground {
+            hypervisor: &*self.hypervisor,
+            features: &self.features,
+            seccomp: self.options.seccomp,
+            reports: Reports {
                 power,
                 attention,
                 failed,
             },
-            &mut legacy,
-        )
+        };
+        build(config, ground)
     }
 }
 

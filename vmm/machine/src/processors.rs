@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use config::{CoreScheduling, CpusConfig};
 use device::{Board, Power, PowerEvent};
-use hypervisor::{Exit, Vcpu};
+use hypervisor::{Exit, Vcpu, VcpuState};
 use sandbox::Filter;
 
 use crate::{Error, Result};
@@ -38,6 +38,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) cpus: &'a CpusConfig,
     /// System calls they may make.
     pub(crate) filter: Filter,
+    /// They stand still until they are resumed.
+    pub(crate) paused: bool,
 }
 
 impl Processors {
@@ -52,7 +54,7 @@ impl Processors {
         let shared = Arc::new(Shared {
             board,
             power,
-            control: Control::new(vcpus.len()),
+            control: Control::new(vcpus.len(), rules.paused),
             gate: Mutex::new(()),
             failed: Box::new(failed),
         });
@@ -102,6 +104,15 @@ impl Processors {
             answer?;
         }
         Ok(())
+    }
+
+    /// All that makes them up, in order. Only while they stand still.
+    ///
+    /// # Errors
+    /// If the hypervisor refuses, or [`Error::Stuck`].
+    pub(crate) fn save(&self) -> Result<Vec<VcpuState>> {
+        let answers = self.shared.control.on_each(|vcpu| vcpu.save())?;
+        Ok(answers.into_iter().collect::<hypervisor::Result<_>>()?)
     }
 
     fn spawn(

@@ -37,6 +37,11 @@ const DRIVER: &[Allow] = &[
     Allow::call(libc::SYS_ftruncate),
     Allow::call(libc::SYS_fcntl),
     Allow::call(libc::SYS_sched_getaffinity),
+    // Writing a snapshot, and finding what is in its memory file.
+    Allow::call(libc::SYS_pwrite64),
+    Allow::call(libc::SYS_fsync),
+    Allow::call(libc::SYS_renameat2),
+    Allow::call(libc::SYS_unlink),
     // Which sizes of huge pages the host has, to explain a refusal.
     Allow::call(libc::SYS_newfstatat),
     Allow::call(libc::SYS_getdents64),

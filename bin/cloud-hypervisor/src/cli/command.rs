@@ -63,6 +63,7 @@ fn machine(help: Help) -> Vec<Arg> {
         structured::<CpusConfig>(help, "cpus").default_value("boot=1,max_phys_bits=46"),
         structured::<MemoryConfig>(help, "memory").default_value("size=512M"),
         structured::<PlatformConfig>(help, "platform"),
+        structured::<machine::Restore>(help, "restore"),
         switch(
             MACHINE,
             "landlock",

@@ -19,7 +19,6 @@ pub const LATER: &[&str] = &[
     "numa",
     "pci-segment",
     "pvmemcontrol",
-    "restore",
     "tpm",
     "user-device",
     "vdpa",

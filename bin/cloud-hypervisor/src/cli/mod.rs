@@ -15,6 +15,7 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 use config::{LandlockConfig, PayloadConfig, Problem, VmConfig};
 use device::{AnyKind, Form, OptionNames};
+use machine::Restore;
 use sandbox::Mode;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -82,6 +83,8 @@ impl std::str::FromStr for ApiSocket {
 pub struct Invocation {
     /// The machine; `None` if one is to come through the API.
     pub vm: Option<VmConfig>,
+    /// The saved machine to restore; then there is no other.
+    pub restore: Option<Restore>,
     /// Where the API is served, if anywhere.
     pub api_socket: Option<ApiSocket>,
     /// Confine the process by Landlock.
@@ -136,11 +139,13 @@ impl Invocation {
             )));
         }
         let runs = check_groups(&matches)?;
+        let restore = read(&matches, "restore")?;
         let vm = vm_config(&matches)?;
         Ok(Self {
             landlock: vm.landlock_enable,
             landlock_rules: vm.landlock_rules.clone().unwrap_or_default(),
             vm: runs.then_some(vm),
+            restore,
             api_socket: parse(&matches, "api-socket")?,
             seccomp: parse(&matches, "seccomp")?.unwrap_or_default(),
             no_shutdown: matches.get_flag("no-shutdown"),
@@ -173,10 +178,19 @@ fn explain(error: &clap::Error, words: &[OsString]) -> Stop {
 
 /// Whether there is a machine to run. If not, one must be able to come through the API.
 fn check_groups(matches: &ArgMatches) -> Result<bool, Stop> {
-    if matches.contains_id("kernel") || matches.contains_id("firmware") {
+    let boots = matches.contains_id("kernel") || matches.contains_id("firmware");
+    if boots && matches.contains_id("restore") {
+        return Err(Stop::Usage(
+            "error: --restore makes the machine that was saved, --kernel and --firmware another one: give one of \
+             them\n\n\
+             For more information, try '--help'.\n"
+                .into(),
+        ));
+    }
+    if boots {
         return Ok(true);
     }
-    if matches.contains_id("api-socket") {
+    if matches.contains_id("restore") || matches.contains_id("api-socket") {
         return Ok(false);
     }
     Err(Stop::Usage(

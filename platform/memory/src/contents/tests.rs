@@ -69,8 +69,8 @@ fn what_is_written_is_read_and_mapped_again() {
         assert_eq!(byte, [3]);
         let copy = new(shared);
         copy.read_contents(&file).unwrap();
+        assert_eq!(resident_pages(&first(&copy)), 2, "holes take no memory");
         check(&copy);
-        assert_eq!(resident_pages(&first(&copy)), 3, "holes take no memory");
         let over = GuestRam::over_file(&LAYOUT, &options(false), &file).unwrap();
         check(&over);
         assert!(first(&over).base().is_some() && first(&over).file().is_none());
@@ -111,13 +111,22 @@ fn files_of_other_sizes_and_memory_that_is_shared_are_refused() {
     }
     file.set_len(12 * MIB).unwrap();
     let error = GuestRam::over_file(&LAYOUT, &options(true), &file).unwrap_err();
-    assert!(error.to_string().contains("memory_restore_mode=copy"), "{error}");
+    assert!(
+        error.to_string().contains("memory_restore_mode=copy"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_full_file_system_is_an_error() {
     let ram = new(false);
     fill(&ram);
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    assert!(matches!(ram.write_contents(&full), Err(Error::Contents { act: "write", .. })));
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    assert!(matches!(
+        ram.write_contents(&full),
+        Err(Error::Contents { act: "write", .. })
+    ));
 }

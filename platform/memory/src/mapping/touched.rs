@@ -22,7 +22,7 @@ impl Mapping {
     /// Private memory: pages that this process has, by the kernel's page map, and what the file below it has. Where
     /// the page map cannot be read (Landlock, no `/proc`), all of it. Memory files: what they have. Huge pages: all.
     pub(crate) fn touched(&self) -> io::Result<Vec<Range<u64>>> {
-        let whole = || vec![0..self.size()];
+        let whole = || std::iter::once(0..self.size()).collect();
         match (&self.file, &self.base) {
             (Some(_), _) if self.huge_pages => Ok(whole()),
             (Some(file), _) => data(file.file(), file.start(), self.size()),

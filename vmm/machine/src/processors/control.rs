@@ -37,9 +37,11 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(processors: usize) -> Self {
+    /// With `paused` threads stand still from their start on.
+    pub(super) fn new(processors: usize, paused: bool) -> Self {
         Self {
             wishes: Mutex::new(Wishes {
+                pause: paused,
                 kickers: Vec::with_capacity(processors),
                 jobs: (0..processors).map(|_| VecDeque::new()).collect(),
                 ..Wishes::default()
@@ -145,7 +147,8 @@ impl Control {
         self.changed.notify_all();
     }
 
-    /// Has `job` done on each processor's thread, whether they run or stand still, and gathers what they say.
+    /// Has `job` done on each processor's thread, whether they run or stand still, and gathers what they say, in the
+    /// processors' order.
     pub(super) fn on_each<T: Send + 'static>(
         &self,
         job: impl Fn(&mut dyn Vcpu) -> T + Send + Sync + 'static,
@@ -154,11 +157,11 @@ impl Control {
         let (sender, answers) = channel();
         let mut wishes = lock(&self.wishes);
         let count = wishes.jobs.len();
-        for queue in &mut wishes.jobs {
+        for (index, queue) in wishes.jobs.iter_mut().enumerate() {
             let (job, sender) = (Arc::clone(&job), sender.clone());
             queue.push_back(Box::new(move |vcpu| {
                 // Whoever asked may have run out of patience.
-                let _ = sender.send(job(vcpu));
+                let _ = sender.send((index, job(vcpu)));
             }));
         }
         self.wake(&wishes);
@@ -170,7 +173,8 @@ impl Control {
             let answer = answers.recv_timeout(left);
             gathered.push(answer.map_err(|_| Error::Stuck(missing))?);
         }
-        Ok(gathered)
+        gathered.sort_unstable_by_key(|(index, _)| *index);
+        Ok(gathered.into_iter().map(|(_, answer)| answer).collect())
     }
 }
 

@@ -1,0 +1,449 @@
+//! Makes a machine of a saved one: it is built by the path of every machine, and then given its state.
+//!
+//! Whatever is in the files may be anybody's. What the machine consists of follows from the configuration, which is
+//! checked as that of any machine; the state must fit to it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arch::CpuidEntry;
+use config::{Problem, VmConfig};
+use device::{Board, Host};
+use hypervisor::{ClockState, Vcpu, VcpuState};
+use memory::GuestRam;
+use pci::{Pci, PciAddress};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use snapshot::Source;
+
+use crate::build::{self, Ground, Machine, Slot};
+use crate::processors::Processors;
+use crate::save::memory_state;
+use crate::state::{DeviceState, MachineState};
+use crate::{Error, Result, prepare};
+
+/// `IA32_TIME_STAMP_COUNTER` (Intel SDM volume 4).
+const TSC: u32 = 0x10;
+
+/// How memory comes from a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MemoryRestoreMode {
+    /// All of it is copied before the guest goes on.
+    Copy,
+    /// The kernel reads pages of the file when the guest touches them, and copies those that it writes. All who restore
+    /// from the file share the others (ours; the reference has none).
+    Mapped,
+    /// The monitor copies pages when the guest touches them.
+    OnDemand,
+}
+
+/// Which saved machine to restore, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// The folder of the snapshot: `file:///<folder>`.
+    #[schemars(extend("format" = "url"))]
+    pub source_url: String,
+    /// Have all memory there before the guest goes on.
+    #[serde(default)]
+    pub prefault: bool,
+    /// How memory comes. Without: mapped for private memory, copied for memory with shared=on or hugepages=on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-flag-values" = { "copy": "Copy", "mapped": "Mapped", "ondemand": "OnDemand" }))]
+    pub memory_restore_mode: Option<MemoryRestoreMode>,
+    /// Descriptors of the taps of network devices that had such, by the devices' ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-flag-syntax" = "pairs"))]
+    pub net_fds: Option<Vec<RestoredNet>>,
+    /// Let the guest go on at once.
+    #[serde(default)]
+    pub resume: bool,
+}
+
+/// Descriptors of one network device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoredNet {
+    /// Id of the device.
+    pub id: String,
+    /// Taps that were open when the monitor started, one for each pair of queues.
+    pub fds: Vec<i32>,
+}
+
+/// A saved machine whose files were opened.
+pub(crate) struct SavedMachine {
+    pub(crate) config: VmConfig,
+    pub(crate) state: MachineState,
+    source: Source,
+    mode: MemoryRestoreMode,
+    prefault: bool,
+}
+
+impl Restore {
+    /// The folder of the snapshot.
+    ///
+    /// # Errors
+    /// If the URL names none.
+    pub fn folder(&self) -> Result<PathBuf> {
+        Ok(snapshot::folder(&self.source_url)?)
+    }
+
+    /// The configuration of the saved machine, for those who prepare the process for it.
+    ///
+    /// # Errors
+    /// If the snapshot cannot be read, or the configuration cannot work.
+    pub fn config(&self) -> Result<VmConfig> {
+        let source = Source::open(&self.folder()?)?;
+        self.config_of(&source)
+    }
+
+    fn config_of(&self, source: &Source) -> Result<VmConfig> {
+        let mut config: VmConfig = source.config()?;
+        self.lend_descriptors(&mut config)?;
+        prepare::check(&config)?;
+        Ok(config)
+    }
+
+    /// Puts descriptors in the place of those that the saved machine had.
+    fn lend_descriptors(&self, config: &mut VmConfig) -> Result<()> {
+        let lent = self.net_fds.as_deref().unwrap_or_default();
+        let problem = |text: String| Error::from(Problem::new("net_fds", text));
+        let mut lent: HashMap<&str, &[i32]> = lent
+            .iter()
+            .map(|net| (net.id.as_str(), net.fds.as_slice()))
+            .collect();
+        let nets = config.devices.get_mut("net").and_then(Value::as_array_mut);
+        for net in nets.into_iter().flatten() {
+            let Some(wanted) = net.get("fds").and_then(Value::as_array).map(Vec::len) else {
+                continue;
+            };
+            let id = net.get("id").and_then(Value::as_str).unwrap_or_default();
+            let fds = lent.remove(id).filter(|fds| fds.len() == wanted);
+            let fds = fds.ok_or_else(|| {
+                problem(format!(
+                    "network device {id} had {wanted} descriptors of its tap, and needs as many now: \
+                     net_fds=[{id}@[<descriptors>]]"
+                ))
+            })?;
+            net["fds"] = fds.into();
+        }
+        match lent.keys().next() {
+            Some(id) => Err(problem(format!(
+                "there is no network device {id} that takes descriptors"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The mode that was asked for, or that follows from the memory.
+    fn mode(&self, config: &VmConfig) -> Result<MemoryRestoreMode> {
+        let shared = config.memory.shared || config.memory.hugepages;
+        let refused = |text: &str| Err(Problem::new("memory_restore_mode", text).into());
+        match self.memory_restore_mode {
+            None if shared => Ok(MemoryRestoreMode::Copy),
+            None => Ok(MemoryRestoreMode::Mapped),
+            Some(MemoryRestoreMode::Mapped) if shared => refused(
+                "memory with shared=on or hugepages=on cannot be mapped from the snapshot: use copy",
+            ),
+            Some(MemoryRestoreMode::OnDemand) if self.prefault => {
+                refused("ondemand leaves memory for later, prefault=on does not: give one of them")
+            }
+            Some(MemoryRestoreMode::OnDemand) => Err(Error::Later("memory_restore_mode=ondemand")),
+            Some(mode) => Ok(mode),
+        }
+    }
+}
+
+impl SavedMachine {
+    /// Opens and checks the files.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them or with what is asked for.
+    pub(crate) fn open(wish: &Restore) -> Result<Self> {
+        let source = Source::open(&wish.folder()?)?;
+        let config = wish.config_of(&source)?;
+        let mode = wish.mode(&config)?;
+        let state: MachineState = source.state()?;
+        let (there, wanted) = (state.vcpus.len(), config.cpus.boot_vcpus);
+        if u32::try_from(there) != Ok(wanted) {
+            let text = format!("it has {there} processors, its configuration {wanted}");
+            return Err(Error::Unrestorable(text));
+        }
+        if !config.memory.size.0.eq(&source.memory_bytes()) {
+            let (there, wanted) = (source.memory_bytes(), config.memory.size.0);
+            let text = format!("it has {there} bytes of memory, its configuration {wanted}");
+            return Err(Error::Unrestorable(text));
+        }
+        Ok(Self {
+            config,
+            state,
+            source,
+            mode,
+            prefault: wish.prefault,
+        })
+    }
+
+    fn ram(&self) -> Result<GuestRam> {
+        let mut options = self.config.memory.ram_options();
+        options.prefault |= self.prefault;
+        let file = self.source.memory();
+        let ram = match self.mode {
+            MemoryRestoreMode::Mapped => {
+                GuestRam::over_file(&build::ram_regions(&self.config), &options, file)?
+            }
+            _ => GuestRam::new(&build::ram_regions(&self.config), &options)?,
+        };
+        let here = ram.ranges().into_iter().map(memory_state);
+        if !here.eq(self.state.memory.iter().copied()) {
+            let text = "its memory is not where that of a machine of its configuration is";
+            return Err(Error::Unrestorable(text.into()));
+        }
+        if self.mode == MemoryRestoreMode::Copy {
+            ram.read_contents(file)?;
+        }
+        ram.prefault()?.join()?;
+        Ok(ram)
+    }
+}
+
+impl Machine {
+    /// Builds the machine that was saved. It stands still.
+    ///
+    /// # Errors
+    /// Whatever keeps it from going on as it was; nothing stays behind.
+    pub(crate) fn restore(
+        config: &VmConfig,
+        saved: &SavedMachine,
+        ground: Ground<'_>,
+    ) -> Result<Self> {
+        let Ground {
+            hypervisor,
+            features,
+            seccomp,
+            reports,
+        } = ground;
+        let state = &saved.state;
+        build::check_host_limits(config, hypervisor.capabilities())?;
+        check_features(&state.features, &features.get()?)?;
+        let ram = saved.ram()?;
+        let vm = build::create_vm(config, hypervisor)?;
+        let memory = build::map_ram(&*vm, &ram)?;
+        let mut vcpus = build::create_vcpus(config, &*vm)?;
+        let tsc_khz = state.vcpus.first().and_then(|vcpu| vcpu.tsc_khz);
+        let profile = build::cpu_profile(config, hypervisor, &state.features, tsc_khz)?;
+        build::check_address_width(&ram, profile.phys_bits())?;
+        let frame = (&profile, seccomp, &reports.power, reports.attention);
+        let board = build::new_board(config, &vm, &ram, frame);
+        let pci = build::new_pci(&board, &ram, profile.phys_bits())?;
+        let devices = restore_devices(config, &board, &pci, &state.devices)?;
+        vm.set_clock(&state.clock)?;
+        let clock = vm.clock()?;
+        for ((vcpu, state), index) in vcpus.iter_mut().zip(&saved.state.vcpus).zip(0..) {
+            vcpu.set_cpuid(&profile.for_vcpu(index))?;
+            restore_vcpu(&mut **vcpu, state, &saved.state.clock, &clock)?;
+        }
+        let rules = build::vcpu_rules(config, seccomp, true)?;
+        let on_board = Arc::clone(&board);
+        let processors = Processors::start(vcpus, on_board, reports.power, &rules, reports.failed)?;
+        Ok(Self {
+            processors,
+            devices,
+            _memory: memory,
+            vm,
+            board,
+            pci,
+            clock: Some(clock),
+            ram,
+            restored: Some(saved.mode),
+        })
+    }
+}
+
+/// Gives a processor its state. Its counter goes on by the time by which the clock does.
+fn restore_vcpu(
+    vcpu: &mut dyn Vcpu,
+    state: &VcpuState,
+    then: &ClockState,
+    now: &ClockState,
+) -> Result<()> {
+    let mut state = state.clone();
+    let nanoseconds = now.nanoseconds.saturating_sub(then.nanoseconds);
+    let khz = state.tsc_khz.unwrap_or(0);
+    let ticks = u128::from(nanoseconds) * u128::from(khz) / 1_000_000;
+    for msr in state.msrs.iter_mut().filter(|msr| msr.index == TSC) {
+        msr.value = msr.value.wrapping_add(u64::try_from(ticks).unwrap_or(0));
+    }
+    vcpu.restore(&state)?;
+    Ok(vcpu.notify_paused()?)
+}
+
+/// Builds the devices, each of which gets its state before the next one is built: so it leaves the addresses that it
+/// had for a moment to those that had them in the saved machine.
+fn restore_devices(
+    config: &VmConfig,
+    board: &Arc<Board>,
+    pci: &Pci,
+    states: &[DeviceState],
+) -> Result<Vec<Slot>> {
+    let bad = |text: String| Error::Unrestorable(text);
+    let mut by_id: HashMap<&str, &DeviceState> = HashMap::with_capacity(states.len());
+    for state in states {
+        if by_id.insert(&state.id, state).is_some() {
+            return Err(bad(format!("it has device {} twice", state.id)));
+        }
+        if let Some(address) = address(state)? {
+            pci.segment(address.segment)?.keep(address.device);
+        }
+    }
+    let mut slots = Vec::new();
+    for planned in catalog::plan(&config.devices) {
+        let id = planned.id.clone();
+        let state = by_id.remove(id.as_str());
+        let state = state.ok_or_else(|| bad(format!("it has no state of device {id}")))?;
+        let slot = address(state)?.map(|address| address.device);
+        let worker = planned.kind.syscalls().worker;
+        let host = Host::new(board, id.clone(), worker).with_pci_slot(slot);
+        let mut slot = Slot::build_on(planned, host)?;
+        let restored = slot.device.restore(state.saved.clone());
+        restored.map_err(|source| Error::DeviceState {
+            act: "restore",
+            id: id.clone(),
+            source,
+        })?;
+        if slot.device.on_pci().map(|place| place.address) != state.pci {
+            let was = state.pci.as_deref().unwrap_or("not on PCI");
+            return Err(bad(format!("device {id} was {was}, and cannot be there")));
+        }
+        slots.push(slot);
+    }
+    match by_id.keys().next() {
+        Some(id) => Err(bad(format!(
+            "it has device {id}, which its configuration has not"
+        ))),
+        None => Ok(slots),
+    }
+}
+
+fn address(state: &DeviceState) -> Result<Option<PciAddress>> {
+    let Some(text) = &state.pci else {
+        return Ok(None);
+    };
+    let address = text.parse().ok();
+    let address = address.ok_or_else(|| {
+        Error::Unrestorable(format!("{text:?} is no address of device {}", state.id))
+    });
+    address.map(Some)
+}
+
+/// Answers of `CPUID` of which each bit is a feature: leaf, subleaf, and which of EAX, EBX, ECX and EDX (Intel SDM
+/// volume 2A, "CPUID"; AMD APM volume 3, appendix E).
+const FEATURES: &[(u32, u32, [bool; 4])] = &[
+    (0x1, 0, [false, false, true, true]),
+    (0x7, 0, [false, true, true, true]),
+    (0x7, 1, [true, true, true, true]),
+    (0x7, 2, [false, false, false, true]),
+    (0xd, 0, [true, false, false, true]),
+    (0xd, 1, [true, false, true, true]),
+    (0x8000_0001, 0, [false, false, true, true]),
+    (0x8000_0008, 0, [false, true, false, false]),
+    (0x8000_0021, 0, [true, false, false, false]),
+];
+
+/// The host must have what the saved machine's had.
+fn check_features(saved: &[CpuidEntry], host: &[CpuidEntry]) -> Result<()> {
+    let registers = |list: &[CpuidEntry], leaf, subleaf| {
+        let mut list = list.iter();
+        let entry = list.find(|entry| (entry.leaf, entry.subleaf) == (leaf, subleaf));
+        entry.map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+    };
+    for (leaf, subleaf, are_features) in FEATURES {
+        let (had, has) = (
+            registers(saved, *leaf, *subleaf),
+            registers(host, *leaf, *subleaf),
+        );
+        for ((had, has), name) in had.iter().zip(has).zip(["EAX", "EBX", "ECX", "EDX"]) {
+            let index = ["EAX", "EBX", "ECX", "EDX"]
+                .iter()
+                .position(|one| *one == name);
+            let missing = had & !has;
+            if index.is_some_and(|index| are_features[index]) && missing != 0 {
+                return Err(Error::Unrestorable(format!(
+                    "its processors have features that this host's have not: CPUID {leaf:#x}.{subleaf}, {name} bits \
+                     {missing:#x}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(leaf: u32, ebx: u32, edx: u32) -> CpuidEntry {
+        CpuidEntry {
+            leaf,
+            ebx,
+            edx,
+            ..CpuidEntry::default()
+        }
+    }
+
+    #[test]
+    fn a_host_may_have_more_features_but_not_fewer() {
+        let saved = [entry(1, 7, 0b101)];
+        assert!(check_features(&saved, &[entry(1, 0, 0b111)]).is_ok());
+        let error = check_features(&saved, &[entry(1, 0, 0b001)]).unwrap_err();
+        assert!(error.to_string().contains("0x1.0, EDX bits 0x4"), "{error}");
+    }
+
+    fn wish(text: &str) -> Restore {
+        keyvalue::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_flag_and_its_modes() {
+        let private = VmConfig::default();
+        let mut shared = VmConfig::default();
+        shared.memory.shared = true;
+        let url = "source_url=file:///s";
+        assert_eq!(wish(url).mode(&private).unwrap(), MemoryRestoreMode::Mapped);
+        assert_eq!(wish(url).mode(&shared).unwrap(), MemoryRestoreMode::Copy);
+        let mapped = wish(&format!("{url},memory_restore_mode=mapped,resume=on"));
+        assert!(mapped.resume && mapped.mode(&shared).is_err());
+        let both = wish(&format!("{url},memory_restore_mode=ondemand,prefault=on"));
+        assert!(
+            both.mode(&private)
+                .unwrap_err()
+                .to_string()
+                .contains("prefault")
+        );
+    }
+
+    #[test]
+    fn descriptors_are_lent_to_those_who_had_some() {
+        let mut config = VmConfig::default();
+        let nets = serde_json::json!([{"id": "a", "fds": [9, 9]}, {"id": "b", "tap": "t"}]);
+        config.devices.insert("net".into(), nets);
+        let lent = |text: &str| {
+            let mut config = config.clone();
+            let lent = wish(&format!("source_url=file:///s{text}")).lend_descriptors(&mut config);
+            lent.map(|()| config.devices["net"][0]["fds"].clone())
+        };
+        assert_eq!(
+            lent(",net_fds=[a@[3,4]]").unwrap(),
+            serde_json::json!([3, 4])
+        );
+        for wrong in [
+            "",
+            ",net_fds=[a@[3]]",
+            ",net_fds=[b@[3]]",
+            ",net_fds=[a@[3,4],b@[5]]",
+        ] {
+            assert!(lent(wrong).is_err(), "{wrong}");
+        }
+    }
+}

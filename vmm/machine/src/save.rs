@@ -1,0 +1,85 @@
+//! Takes down all of a machine that stands still.
+
+use std::path::Path;
+
+use arch::CpuidEntry;
+use config::VmConfig;
+use hypervisor::ClockState;
+use memory::RangeInFile;
+use snapshot::Destination;
+
+use crate::build::Machine;
+use crate::inspect;
+use crate::state::{DeviceState, MachineState, MemoryState};
+use crate::{Error, Result};
+
+impl Machine {
+    /// Writes a snapshot to a folder.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being whole; nothing stays in the folder then, and the machine is as it was.
+    pub(crate) fn save_to(
+        &self,
+        folder: &Path,
+        config: &VmConfig,
+        number: u64,
+        features: &[CpuidEntry],
+    ) -> Result<()> {
+        let destination = Destination::create(folder)?;
+        let state = self.save(number, features)?;
+        let written = self.ram.write_contents(destination.memory())?;
+        // As vm.info shows it: with the addresses and names that were decided.
+        let config = inspect::info(config, Some(self), "Paused").config;
+        let config = serde_json::to_vec_pretty(&config).expect("a configuration is plain data");
+        destination.commit(&config, &state)?;
+        let (data, size) = (written.data >> 10, written.size >> 10);
+        telemetry::info!("{data} KiB of {size} KiB of memory were written to the snapshot");
+        Ok(())
+    }
+
+    /// Its state. Only while it is paused.
+    ///
+    /// # Errors
+    /// If a processor or a device cannot be saved.
+    pub(crate) fn save(&self, number: u64, features: &[CpuidEntry]) -> Result<MachineState> {
+        let vcpus = self.processors.save()?;
+        let devices = self.devices.iter().map(|slot| {
+            let saved = slot.device.save().map_err(|source| Error::DeviceState {
+                act: "save",
+                id: slot.id.clone(),
+                source,
+            })?;
+            Ok(DeviceState {
+                id: slot.id.clone(),
+                pci: slot.device.on_pci().map(|place| place.address),
+                saved,
+            })
+        });
+        Ok(MachineState {
+            number,
+            clock: self.clock_now()?,
+            features: features.to_vec(),
+            vcpus,
+            devices: devices.collect::<Result<_>>()?,
+            memory: self.ram.ranges().into_iter().map(memory_state).collect(),
+        })
+    }
+
+    /// The clock that goes with the time stamp counters, which run on during a pause.
+    fn clock_now(&self) -> Result<ClockState> {
+        let now = self.vm.clock()?;
+        match (now.realtime, self.clock) {
+            // This kernel cannot make up for the pause: the clock goes on from where it stopped.
+            (None, Some(stopped)) => Ok(stopped),
+            _ => Ok(now),
+        }
+    }
+}
+
+pub(crate) fn memory_state(range: RangeInFile) -> MemoryState {
+    MemoryState {
+        start: range.start,
+        size: range.size,
+        offset: range.offset,
+    }
+}

@@ -1,0 +1,153 @@
+//! Reads a snapshot that may be anybody's.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::envelope::{Envelope, FORMAT, Head, Part};
+use crate::{CONFIG, Error, MEMORY, Result, STATE, VERSION};
+
+/// Largest configuration: that of a machine with some thousand devices.
+const MOST_CONFIG: u64 = 1 << 20;
+/// Largest state: 1024 processors with AMX have 32 MiB.
+const MOST_STATE: u64 = 64 << 20;
+
+/// A snapshot that is complete and fits together.
+#[derive(Clone, Debug)]
+pub struct Source {
+    folder: PathBuf,
+    config: Vec<u8>,
+    state: Vec<u8>,
+    memory: Arc<File>,
+    memory_bytes: u64,
+}
+
+impl Source {
+    /// Opens all files of a snapshot for reading, and checks what they say about each other.
+    ///
+    /// # Errors
+    /// [`Error::File`] if one cannot be opened or read, [`Error::Bad`] or [`Error::Version`] if it is not what a
+    /// snapshot has.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let state = read(&folder.join(STATE), MOST_STATE)?;
+        let config = read(&folder.join(CONFIG), MOST_CONFIG)?;
+        let bad = |name: &str, why: String| Error::Bad {
+            path: folder.join(name),
+            why,
+        };
+        let unreadable = |error: serde_json::Error| bad(STATE, error.to_string());
+        let head: Head = serde_json::from_slice(&state).map_err(unreadable)?;
+        if head.format != FORMAT {
+            return Err(bad(STATE, format!("its format is {:?}", head.format)));
+        }
+        if head.version != VERSION {
+            return Err(Error::Version {
+                path: folder.join(STATE),
+                found: head.version,
+            });
+        }
+        let envelope: Envelope<'_> = serde_json::from_slice(&state).map_err(unreadable)?;
+        let text = envelope.state.get().as_bytes();
+        if crc32fast::hash(text) != envelope.state_crc32 {
+            return Err(bad(STATE, "its checksum is wrong, it is damaged".into()));
+        }
+        if Part::of(&config) != envelope.config {
+            let why = "it has not the length and checksum that state.json says, it is damaged";
+            return Err(bad(CONFIG, why.into()));
+        }
+        let memory_bytes = envelope.memory_bytes;
+        let text = text.to_vec();
+        let memory = open(&folder.join(MEMORY))?;
+        let length = memory
+            .metadata()
+            .map_err(failed("read", &folder.join(MEMORY)))?
+            .len();
+        if length != memory_bytes {
+            let why = format!("it has {length} bytes instead of {memory_bytes}");
+            return Err(bad(MEMORY, why));
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            config,
+            state: text,
+            memory: Arc::new(memory),
+            memory_bytes,
+        })
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if it does not read as that.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        self.parse(CONFIG, &self.config)
+    }
+
+    /// The state.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if it does not read as that.
+    pub fn state<T: DeserializeOwned>(&self) -> Result<T> {
+        self.parse(STATE, &self.state)
+    }
+
+    /// RAM's contents, open for reading.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<File> {
+        &self.memory
+    }
+
+    /// Length of RAM's contents in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    fn parse<T: DeserializeOwned>(&self, name: &str, text: &[u8]) -> Result<T> {
+        serde_json::from_slice(text).map_err(|error| Error::Bad {
+            path: self.folder.join(name),
+            why: error.to_string(),
+        })
+    }
+}
+
+fn failed<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error::File {
+        act,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Opens a file that is one: a pipe would be waited for, a device could be anything.
+fn open(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed("open", path))?;
+    if file.metadata().map_err(failed("read", path))?.is_file() {
+        return Ok(file);
+    }
+    Err(Error::Bad {
+        path: path.to_owned(),
+        why: "it is not a file".into(),
+    })
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = open(path)?.take(most + 1).read_to_end(&mut bytes);
+    read.map_err(failed("read", path))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::Bad {
+            path: path.to_owned(),
+            why: format!("it has more than {most} bytes"),
+        });
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,132 @@
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const SIZE: u64 = 1 << 20;
+
+fn write(folder: &std::path::Path) {
+    let destination = Destination::create(folder).unwrap();
+    destination.memory().set_len(SIZE).unwrap();
+    destination.memory().write_all_at(&[7], 4096).unwrap();
+    destination
+        .commit(br#"{"memory":1}"#, &json!({"clock": 3}))
+        .unwrap();
+}
+
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    assert_eq!(names(folder.path()), [CONFIG, MEMORY, STATE]);
+    let source = Source::open(folder.path()).unwrap();
+    assert_eq!(source.config::<Value>().unwrap(), json!({"memory": 1}));
+    assert_eq!(source.state::<Value>().unwrap(), json!({"clock": 3}));
+    assert_eq!(source.memory_bytes(), SIZE);
+    let mut byte = [0];
+    source.memory().read_exact_at(&mut byte, 4096).unwrap();
+    assert_eq!(byte, [7]);
+    assert!(source.state::<Vec<u8>>().is_err());
+}
+
+#[test]
+fn nothing_is_replaced_and_nothing_stays_of_what_came_to_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Destination::create(folder.path()).unwrap());
+    assert!(names(folder.path()).is_empty());
+    // Of a monitor that was killed.
+    fs::write(folder.path().join("memory-ranges.partial"), "x").unwrap();
+    // A name that is taken after the start is not replaced, and the rest goes.
+    let late = Destination::create(folder.path()).unwrap();
+    fs::write(folder.path().join(STATE), "x").unwrap();
+    let error = late.commit(b"{}", &1).unwrap_err();
+    assert!(matches!(error, Error::Exists(_)), "{error}");
+    assert_eq!(names(folder.path()), [STATE]);
+    for name in [CONFIG, MEMORY, STATE] {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/nowhere", folder.path().join(name)).unwrap();
+        let error = Destination::create(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Exists(_)), "{name}: {error}");
+    }
+    let error = Destination::create(&folder.path().join("none")).unwrap_err();
+    assert!(matches!(error, Error::File { .. }), "{error}");
+}
+
+/// What a change of a snapshot's files leads to.
+fn refusal(change: impl FnOnce(&std::path::Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    change(folder.path());
+    Source::open(folder.path()).unwrap_err().to_string()
+}
+
+fn edit(name: &'static str, from: &'static str, to: &'static str) -> String {
+    refusal(|folder| {
+        let path = folder.join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
+    })
+}
+
+#[test]
+fn damage_is_named_by_its_place() {
+    for (error, part) in [
+        (edit(CONFIG, "1", "2"), "config.json is no part"),
+        (edit(STATE, r#""clock":3"#, r#""clock":4"#), "checksum"),
+        (edit(STATE, r#""version":1"#, r#""version":9"#), "version 9"),
+        (edit(STATE, "hypervisor", "x"), "its format"),
+        (
+            edit(STATE, "1048576", "4096"),
+            "1048576 bytes instead of 4096",
+        ),
+        (edit(STATE, "{", "["), "state.json is no part"),
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    for name in [CONFIG, MEMORY, STATE] {
+        let gone = refusal(|folder| fs::remove_file(folder.join(name)).unwrap());
+        assert!(gone.contains(name) && gone.contains("open"), "{gone}");
+        let another = refusal(|folder| {
+            fs::remove_file(folder.join(name)).unwrap();
+            fs::create_dir(folder.join(name)).unwrap();
+        });
+        assert!(another.contains("not a file"), "{another}");
+    }
+    let long = refusal(|folder| {
+        let file = fs::File::create(folder.join(CONFIG)).unwrap();
+        file.set_len(2 << 20).unwrap();
+    });
+    assert!(long.contains("more than 1048576 bytes"), "{long}");
+}
+
+#[test]
+fn every_truncation_of_the_state_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let path = folder.path().join(STATE);
+    let whole = fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert!(Source::open(folder.path()).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn urls_name_folders() {
+    assert_eq!(folder("file:///a/b").unwrap(), PathBuf::from("/a/b"));
+    for url in ["/a", "file://a", "tcp://h:1", ""] {
+        assert!(folder(url).is_err(), "{url}");
+    }
+}

@@ -1,0 +1,145 @@
+//! Writes a snapshot, all of it or nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::Serialize;
+
+use crate::envelope::{Envelope, FORMAT, Part};
+use crate::{CONFIG, Error, MEMORY, Result, STATE, VERSION};
+
+/// What names have while they are written.
+const PARTIAL: &str = ".partial";
+
+/// A snapshot that is being written. Dropping it without [`Destination::commit`] removes what was written.
+#[derive(Debug)]
+pub struct Destination {
+    folder: PathBuf,
+    memory: File,
+    /// Files that are to be removed if it comes to nothing.
+    made: Vec<PathBuf>,
+}
+
+impl Destination {
+    /// Begins a snapshot in a folder that exists.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if one of its files is there already, [`Error::File`] if they cannot be made.
+    pub fn create(folder: &Path) -> Result<Self> {
+        for name in [STATE, CONFIG, MEMORY] {
+            let path = folder.join(name);
+            // A name that leads nowhere is taken, too.
+            if path.symlink_metadata().is_ok() {
+                return Err(Error::Exists(path));
+            }
+        }
+        let mut made = Vec::new();
+        let memory = partial(folder, MEMORY, &mut made)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            memory,
+            made,
+        })
+    }
+
+    /// Where RAM's contents go.
+    #[must_use]
+    pub fn memory(&self) -> &File {
+        &self.memory
+    }
+
+    /// Writes the rest and gives all files their names.
+    ///
+    /// # Errors
+    /// [`Error::File`] if something cannot be written, [`Error::Exists`] if a name was taken meanwhile; nothing stays
+    /// behind.
+    pub fn commit(mut self, config: &[u8], state: &impl Serialize) -> Result<()> {
+        let state_path = self.folder.join(STATE);
+        let failed = |source: serde_json::Error| Error::File {
+            act: "write",
+            path: state_path.clone(),
+            source: source.into(),
+        };
+        let state = serde_json::value::to_raw_value(state).map_err(failed)?;
+        let about = self.memory.metadata();
+        let memory_bytes = about.map_err(|source| self.failed("write", MEMORY, source))?;
+        let envelope = Envelope {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            config: Part::of(config),
+            memory_bytes: memory_bytes.len(),
+            state_crc32: crc32fast::hash(state.get().as_bytes()),
+            state: &state,
+        };
+        let envelope = serde_json::to_vec(&envelope).map_err(failed)?;
+        let synced = self.memory.sync_all();
+        synced.map_err(|source| self.failed("write", MEMORY, source))?;
+        for (name, bytes) in [(CONFIG, config), (STATE, &envelope)] {
+            let mut file = partial(&self.folder, name, &mut self.made)?;
+            let written = file.write_all(bytes).and_then(|()| file.sync_all());
+            written.map_err(|source| self.failed("write", name, source))?;
+        }
+        for name in [MEMORY, CONFIG, STATE] {
+            self.rename(name)?;
+        }
+        // The names, too, are to outlive a loss of power.
+        let folder = File::open(&self.folder).and_then(|folder| folder.sync_all());
+        folder.map_err(|source| self.failed("write", "", source))?;
+        self.made.clear();
+        Ok(())
+    }
+
+    fn rename(&mut self, name: &'static str) -> Result<()> {
+        let (from, to) = (partial_path(&self.folder, name), self.folder.join(name));
+        let renamed = renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE);
+        match renamed.map_err(io::Error::from) {
+            Ok(()) => {
+                self.made.push(to);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists(to)),
+            Err(source) => Err(self.failed("create", name, source)),
+        }
+    }
+
+    fn failed(&self, act: &'static str, name: &str, source: io::Error) -> Error {
+        Error::File {
+            act,
+            path: self.folder.join(name),
+            source,
+        }
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        for path in &self.made {
+            // What has another name by now is gone here.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn partial_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}{PARTIAL}"))
+}
+
+/// Makes a file under its temporary name. One that an interrupted snapshot left is removed.
+fn partial(folder: &Path, name: &str, made: &mut Vec<PathBuf>) -> Result<File> {
+    let path = partial_path(folder, name);
+    let failed = |source| Error::File {
+        act: "create",
+        path: path.clone(),
+        source,
+    };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).open(&path);
+    let file = file.map_err(failed)?;
+    made.push(path);
+    Ok(file)
+}
