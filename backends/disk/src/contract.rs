@@ -100,14 +100,11 @@ pub trait Lane: Send {
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 
     /// Begins what was pushed and adds the events there are, if any, without waiting. Cheap when there is nothing: for
-    /// those who look again and again instead of sleeping. A lane that cannot look gives nothing and begins nothing;
-    /// [`Lane::wait`] does.
+    /// those who look again and again instead of sleeping.
     ///
     /// # Errors
     /// If the lane cannot be used any more.
-    fn poll(&mut self, _events: &mut Vec<Event>) -> io::Result<()> {
-        Ok(())
-    }
+    fn poll(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 
     /// Waits until nothing is under way, and adds what was done to `events`; watched descriptors are not looked at.
     ///

@@ -103,8 +103,8 @@ impl Worker {
             free: (0..depth.into()).rev().collect(),
             segments: Vec::new(),
             now: Instant::now(),
-            for_driver: BusyPoll::new(),
-            for_host: BusyPoll::new(),
+            for_driver: BusyPoll::default(),
+            for_host: BusyPoll::default(),
         })
     }
 

@@ -16,8 +16,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use device::{
-    Device, Error, Form, Host, Kind, Names, OptionNames, Presence, Result, Saved, Shared, Syscalls,
-    Target,
+    Device, Error, Form, Host, Kind, Names, OptionNames, PciPlace, Presence, Result, Saved, Shared,
+    Syscalls, Target,
 };
 use pci::{
     BarKind, Endpoint, EndpointBuilder, EndpointState, Identification, Pci, PciAddress, Segment,
@@ -156,6 +156,13 @@ impl Device for PvPanic {
         restored.map_err(|error| Error::BadState {
             kind: PvPanicKind::NAMES.kind,
             why: error.to_string(),
+        })
+    }
+
+    fn on_pci(&self) -> Option<PciPlace> {
+        Some(PciPlace {
+            address: self.address().to_string(),
+            bars: self.endpoint().memory(),
         })
     }
 

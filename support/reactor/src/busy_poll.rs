@@ -22,30 +22,21 @@ const LOOKS: u32 = 16;
 /// waste. So the time is learned: it grows from nothing while sleeps turn out to be short, is nothing again after a
 /// long one, and is given up for a while when looking finds nothing.
 ///
-/// One of these is for one kind of work: mixed, they spoil each other's time.
+/// One of these is for one kind of work: mixed, they spoil each other's time. A new one does not look yet.
 #[derive(Debug, Default)]
 pub struct BusyPoll {
     window: Duration,
-    /// The last look found nothing.
-    missed: bool,
     misses: u32,
     /// Sleeps during which nothing is learned.
     pause: u32,
 }
 
 impl BusyPoll {
-    /// Nothing learned yet: does not look.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Looks with `found` until it gives true or an error, for as long as it has paid. At least once.
     ///
     /// # Errors
     /// That of `found`.
     pub fn look<E>(&mut self, mut found: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
-        self.missed = false;
         if found()? {
             self.misses = 0;
             return Ok(true);
@@ -63,7 +54,6 @@ impl BusyPoll {
                 }
             }
             if start.elapsed() >= self.window {
-                self.missed = true;
                 return Ok(false);
             }
         }
@@ -75,7 +65,7 @@ impl BusyPoll {
             self.pause -= 1;
         } else if time > SOON {
             (self.window, self.misses) = (Duration::ZERO, 0);
-        } else if self.missed && self.window == LONGEST {
+        } else if self.window == LONGEST {
             self.misses += 1;
             if self.misses == PATIENCE {
                 *self = Self {
@@ -110,7 +100,7 @@ mod tests {
 
     #[test]
     fn it_looks_only_where_sleeps_are_short() {
-        let mut poll = BusyPoll::new();
+        let mut poll = BusyPoll::default();
         assert!(!waits(&mut poll), "nothing is known yet");
         poll.slept(SHORT);
         assert!(waits(&mut poll));
@@ -120,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_is_found_ends_the_look() {
-        let mut poll = BusyPoll::new();
+        let mut poll = BusyPoll::default();
         assert_eq!(poll.look(|| Ok::<_, Never>(true)), Ok(true));
         poll.slept(SHORT);
         let mut left = 5;
@@ -134,7 +124,7 @@ mod tests {
 
     #[test]
     fn fruitless_looks_are_given_up_for_a_while() {
-        let mut poll = BusyPoll::new();
+        let mut poll = BusyPoll::default();
         let mut tries = 0;
         poll.slept(SHORT);
         while waits(&mut poll) {
@@ -152,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_pays_is_never_given_up() {
-        let mut poll = BusyPoll::new();
+        let mut poll = BusyPoll::default();
         for _ in 0..1000 {
             // Each second look finds something.
             waits(&mut poll);

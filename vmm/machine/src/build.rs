@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use arch::{CpuOptions, CpuProfile, MpState, Topology, layout};
+use arch::{CpuOptions, CpuProfile, CpuidEntry, MpState, Topology, layout};
 use config::{PayloadConfig, VmConfig};
 use device::{Board, Device, Facts, Host, Power};
 use firmware::payload::{self, Loaded};
@@ -48,7 +48,7 @@ pub struct Machine {
     // In order of dropping.
     pub(crate) processors: Processors,
     pub(crate) devices: Vec<Slot>,
-    pub(crate) _memory: Vec<MemorySlot>,
+    _memory: Vec<MemorySlot>,
     pub(crate) vm: Arc<dyn Vm>,
     /// For devices that come later.
     pub(crate) board: Arc<Board>,
@@ -81,54 +81,134 @@ impl Machine {
         ground: Ground<'_>,
         legacy: &mut Legacy,
     ) -> Result<Self> {
-        let Ground {
-            hypervisor,
-            features,
-            seccomp,
-            reports,
-        } = ground;
-        check_host_limits(config, hypervisor.capabilities())?;
+        let features = ground.features;
         let ram = new_ram(config)?;
         let loader = Loader::start(config, &ram)?;
         let prefault = ram.prefault()?;
-        let vm = create_vm(config, hypervisor)?;
-        let memory = map_ram(&*vm, &ram)?;
-        let vcpus = create_vcpus(config, &*vm)?;
-        let profile = cpu_profile(config, hypervisor, &features.get()?, tsc_khz(&vcpus))?;
-        check_address_width(&ram, profile.phys_bits())?;
-        let frame = (&profile, seccomp, &reports.power, reports.attention);
-        let board = new_board(config, &vm, &ram, frame);
-        let pci = new_pci(&board, &ram, profile.phys_bits())?;
-        let mut devices = build_devices(config, &board, &pci, legacy)?;
-        let mut nodes = pci.nodes();
+        let mut chassis = Chassis::new(config, ground, ram, |vcpus| {
+            Ok((features.get()?, tsc_khz(vcpus)))
+        })?;
+        let mut devices = build_devices(config, &chassis.board, &chassis.pci, legacy)?;
+        let mut nodes = chassis.pci.nodes();
         nodes.extend(devices.iter().flat_map(|slot| slot.device.nodes()));
         let loaded = loader.finish()?;
         prefault.join()?;
-        let boot = tables::write(config, &profile, &nodes, &pci.mcfg(), &loaded, &ram)?;
-        let vcpus = prepare_vcpus(vcpus, &profile, &boot, needs_x2apic(config)?)?;
+        let (profile, mcfg) = (&chassis.profile, chassis.pci.mcfg());
+        let boot = tables::write(config, profile, &nodes, &mcfg, &loaded, &chassis.ram)?;
+        prepare_vcpus(&mut chassis.vcpus, profile, &boot, needs_x2apic(config)?)?;
         for slot in &mut devices {
             slot.start()?;
         }
-        let rules = vcpu_rules(config, seccomp, false)?;
-        let on_board = Arc::clone(&board);
-        let processors = Processors::start(vcpus, on_board, reports.power, &rules, reports.failed)?;
-        Ok(Self {
-            processors,
-            devices,
-            _memory: memory,
-            vm,
-            board,
-            pci,
-            clock: None,
-            ram,
-            restored: None,
-        })
+        chassis.finish(devices, None)
     }
 
     /// Takes the machine apart for a reset. What its devices keep of the host is for their successors.
     pub(crate) fn leave(self) -> Legacy {
         drop(self.processors);
         self.devices.into_iter().filter_map(Slot::leave).collect()
+    }
+}
+
+/// A machine before its devices: the same whether it boots or was saved.
+pub(crate) struct Chassis<'a> {
+    // In order of dropping.
+    pub(crate) pci: Arc<Pci>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) vcpus: Vec<Box<dyn Vcpu>>,
+    memory: Vec<MemorySlot>,
+    pub(crate) vm: Arc<dyn Vm>,
+    ram: GuestRam,
+    pub(crate) profile: CpuProfile,
+    config: &'a VmConfig,
+    seccomp: sandbox::Mode,
+    power: Power,
+    failed: Box<dyn Fn(u32, String) + Send + Sync>,
+}
+
+/// What is special about a machine that was saved: it begins paused.
+pub(crate) struct Restored {
+    /// Its clock, which stands still.
+    pub(crate) clock: ClockState,
+    /// How its memory comes from the snapshot.
+    pub(crate) mode: MemoryRestoreMode,
+}
+
+impl<'a> Chassis<'a> {
+    /// Makes one. `host` says what its processors can have: the answers of `CPUID`, and how fast their time stamp
+    /// counters run. It is asked late, because the first one may not be known yet.
+    ///
+    /// # Errors
+    /// Whatever the host cannot give; nothing stays behind.
+    pub(crate) fn new(
+        config: &'a VmConfig,
+        ground: Ground<'_>,
+        ram: GuestRam,
+        host: impl FnOnce(&[Box<dyn Vcpu>]) -> Result<(Arc<[CpuidEntry]>, Option<u32>)>,
+    ) -> Result<Self> {
+        let Ground {
+            hypervisor,
+            seccomp,
+            reports,
+            ..
+        } = ground;
+        let vm = hypervisor.create_vm(&VmOptions {
+            x2apic: needs_x2apic(config)?,
+        })?;
+        let memory = map_ram(&*vm, &ram)?;
+        let vcpus = create_vcpus(config, &*vm)?;
+        let (features, tsc_khz) = host(&vcpus)?;
+        let profile = cpu_profile(config, hypervisor, &features, tsc_khz)?;
+        check_address_width(&ram, profile.phys_bits())?;
+        let board = Arc::new(Board::new(
+            Arc::clone(&vm),
+            ram.clone(),
+            reports.power.clone(),
+            facts(config, &ram),
+            seccomp,
+            layout::platform_area(profile.phys_bits()),
+            reports.attention,
+        ));
+        let pci = new_pci(&board, &ram, profile.phys_bits())?;
+        Ok(Self {
+            pci,
+            board,
+            vcpus,
+            memory,
+            vm,
+            ram,
+            profile,
+            config,
+            seccomp,
+            power: reports.power,
+            failed: reports.failed,
+        })
+    }
+
+    /// Starts the processors, which have their state.
+    ///
+    /// # Errors
+    /// If their threads cannot be started.
+    pub(crate) fn finish(self, devices: Vec<Slot>, restored: Option<Restored>) -> Result<Machine> {
+        let filter =
+            Filter::compile(self.seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?;
+        let rules = Rules {
+            cpus: &self.config.cpus,
+            filter,
+            paused: restored.is_some(),
+        };
+        let board = Arc::clone(&self.board);
+        let processors = Processors::start(self.vcpus, board, self.power, &rules, self.failed)?;
+        Ok(Machine {
+            processors,
+            devices,
+            _memory: self.memory,
+            vm: self.vm,
+            board: self.board,
+            pci: self.pci,
+            restored: restored.as_ref().map(|restored| restored.mode),
+            clock: restored.map(|restored| restored.clock),
+            ram: self.ram,
+        })
     }
 }
 
@@ -177,7 +257,7 @@ impl Slot {
     }
 }
 
-pub(crate) fn new_ram(config: &VmConfig) -> Result<GuestRam> {
+fn new_ram(config: &VmConfig) -> Result<GuestRam> {
     Ok(GuestRam::new(
         &ram_regions(config),
         &config.memory.ram_options(),
@@ -192,50 +272,7 @@ pub(crate) fn ram_regions(config: &VmConfig) -> Vec<RegionSpec> {
         .collect()
 }
 
-pub(crate) fn create_vm(config: &VmConfig, hypervisor: &dyn Hypervisor) -> Result<Arc<dyn Vm>> {
-    Ok(hypervisor.create_vm(&VmOptions {
-        x2apic: needs_x2apic(config)?,
-    })?)
-}
-
-/// What a board needs beyond the machine's configuration: features, filters and the ways to the owner.
-pub(crate) type Frame<'a> = (
-    &'a CpuProfile,
-    sandbox::Mode,
-    &'a Power,
-    Box<dyn Fn(&str) + Send + Sync>,
-);
-
-pub(crate) fn new_board(
-    config: &VmConfig,
-    vm: &Arc<dyn Vm>,
-    ram: &GuestRam,
-    (profile, seccomp, power, attention): Frame<'_>,
-) -> Arc<Board> {
-    Arc::new(Board::new(
-        Arc::clone(vm),
-        ram.clone(),
-        power.clone(),
-        facts(config, ram),
-        seccomp,
-        layout::platform_area(profile.phys_bits()),
-        attention,
-    ))
-}
-
-pub(crate) fn vcpu_rules(
-    config: &VmConfig,
-    seccomp: sandbox::Mode,
-    paused: bool,
-) -> Result<Rules<'_>> {
-    Ok(Rules {
-        cpus: &config.cpus,
-        filter: Filter::compile(seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?,
-        paused,
-    })
-}
-
-pub(crate) fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
+fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
     ram.regions()
         .map(|region| {
             Ok(vm.map_memory(hypervisor::MemoryRegion {
@@ -249,7 +286,7 @@ pub(crate) fn map_ram(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<MemorySlot>> {
 }
 
 /// RAM must end below the devices at the top of what the guest's processors can address.
-pub(crate) fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
+fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
     let end = ram.regions().map(|r| r.start() + r.size()).max();
     match layout::device_area(end.unwrap_or(0), bits) {
         Some(_) => Ok(()),
@@ -261,7 +298,7 @@ pub(crate) fn check_address_width(ram: &GuestRam, bits: u8) -> Result<()> {
 }
 
 /// PCI with its host bridge, for devices to sit on. It stays for as long as the board.
-pub(crate) fn new_pci(board: &Board, ram: &GuestRam, phys_bits: u8) -> Result<Arc<Pci>> {
+fn new_pci(board: &Board, ram: &GuestRam, phys_bits: u8) -> Result<Arc<Pci>> {
     let plan = pci::Layout {
         segments: 1,
         memory32: layout::MMIO32_START..layout::MMIO32_START + layout::MMIO32_SIZE,
@@ -320,7 +357,7 @@ fn needs_x2apic(config: &VmConfig) -> Result<bool> {
     Ok(topology(config)?.apic_id(config.cpus.max() - 1) > 254)
 }
 
-pub(crate) fn create_vcpus(config: &VmConfig, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>> {
+fn create_vcpus(config: &VmConfig, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>> {
     let topology = topology(config)?;
     (0..config.cpus.boot_vcpus)
         .map(|index| Ok(vm.create_vcpu(topology.apic_id(index))?))
@@ -333,10 +370,10 @@ fn tsc_khz(vcpus: &[Box<dyn Vcpu>]) -> Option<u32> {
 }
 
 /// What the processors can do.
-pub(crate) fn cpu_profile(
+fn cpu_profile(
     config: &VmConfig,
     hypervisor: &dyn Hypervisor,
-    features: &[arch::CpuidEntry],
+    features: &[CpuidEntry],
     tsc_khz: Option<u32>,
 ) -> Result<CpuProfile> {
     let cpus = &config.cpus;
@@ -360,12 +397,12 @@ pub(crate) fn cpu_profile(
 
 /// Gives each processor its features; the first one starts at the entry point, the others wait for it.
 fn prepare_vcpus(
-    mut vcpus: Vec<Box<dyn Vcpu>>,
+    vcpus: &mut [Box<dyn Vcpu>],
     profile: &CpuProfile,
     boot: &arch::BootState,
     x2apic: bool,
-) -> Result<Vec<Box<dyn Vcpu>>> {
-    for (index, vcpu) in (0u32..).zip(&mut vcpus) {
+) -> Result<()> {
+    for (index, vcpu) in (0u32..).zip(vcpus) {
         vcpu.set_cpuid(&profile.for_vcpu(index))?;
         vcpu.set_msrs(&boot.msrs)?;
         let mut lapic = vcpu.lapic()?;
@@ -385,7 +422,7 @@ fn prepare_vcpus(
             vcpu.set_mp_state(MpState::Uninitialized)?;
         }
     }
-    Ok(vcpus)
+    Ok(())
 }
 
 fn build_devices(

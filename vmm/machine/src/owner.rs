@@ -11,7 +11,7 @@ use sandbox::Filter;
 use serde_json::Value;
 use telemetry::event;
 
-use crate::build::{Ground, Legacy, Machine, Reports};
+use crate::build::{self, Ground, Legacy, Machine, Reports};
 use crate::driver::{Driver, First, Options, Remote, Report, Request};
 use crate::features::Features;
 use crate::life::{self, Act, State};
@@ -356,7 +356,7 @@ impl Owner {
     /// Gives the machine a number and its ways to this thread.
     fn build_with(
         &mut self,
-        build: impl FnOnce(&VmConfig, Ground<'_>) -> Result<Machine>,
+        make: impl FnOnce(&VmConfig, Ground<'_>) -> Result<Machine>,
     ) -> Result<Machine> {
         let Some(config) = self.config.as_ref() else {
             return Err(life::Refusal::Absent.into());
@@ -366,6 +366,7 @@ impl Owner {
         if config.landlock_enable && !self.options.landlock {
             return Err(Problem::new("landlock_enable", NO_LANDLOCK).into());
         }
+        build::check_host_limits(config, self.hypervisor.capabilities())?;
         self.built += 1;
         let number = self.built;
         if number > 1 {
@@ -387,7 +388,7 @@ impl Owner {
                 failed,
             },
         };
-        build(config, ground)
+        make(config, ground)
     }
 }
 

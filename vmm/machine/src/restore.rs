@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapshot::Source;
 
-use crate::build::{self, Ground, Machine, Slot};
-use crate::processors::Processors;
+use crate::build::{self, Chassis, Ground, Machine, Restored, Slot};
 use crate::save::memory_state;
 use crate::state::{DeviceState, MachineState};
 use crate::{Error, Result, prepare};
@@ -166,13 +165,14 @@ impl SavedMachine {
         let config = wish.config_of(&source)?;
         let mode = wish.mode(&config)?;
         let state: MachineState = source.state()?;
+        check_number(state.number)?;
         let (there, wanted) = (state.vcpus.len(), config.cpus.boot_vcpus);
         if u32::try_from(there) != Ok(wanted) {
             let text = format!("it has {there} processors, its configuration {wanted}");
             return Err(Error::Unrestorable(text));
         }
-        if !config.memory.size.0.eq(&source.memory_bytes()) {
-            let (there, wanted) = (source.memory_bytes(), config.memory.size.0);
+        let (there, wanted) = (source.memory_bytes(), config.memory.size.0);
+        if there != wanted {
             let text = format!("it has {there} bytes of memory, its configuration {wanted}");
             return Err(Error::Unrestorable(text));
         }
@@ -218,46 +218,21 @@ impl Machine {
         saved: &SavedMachine,
         ground: Ground<'_>,
     ) -> Result<Self> {
-        let Ground {
-            hypervisor,
-            features,
-            seccomp,
-            reports,
-        } = ground;
         let state = &saved.state;
-        build::check_host_limits(config, hypervisor.capabilities())?;
-        check_features(&state.features, &features.get()?)?;
-        let ram = saved.ram()?;
-        let vm = build::create_vm(config, hypervisor)?;
-        let memory = build::map_ram(&*vm, &ram)?;
-        let mut vcpus = build::create_vcpus(config, &*vm)?;
+        check_features(&state.features, &ground.features.get()?)?;
         let tsc_khz = state.vcpus.first().and_then(|vcpu| vcpu.tsc_khz);
-        let profile = build::cpu_profile(config, hypervisor, &state.features, tsc_khz)?;
-        build::check_address_width(&ram, profile.phys_bits())?;
-        let frame = (&profile, seccomp, &reports.power, reports.attention);
-        let board = build::new_board(config, &vm, &ram, frame);
-        let pci = build::new_pci(&board, &ram, profile.phys_bits())?;
-        let devices = restore_devices(config, &board, &pci, &state.devices)?;
-        vm.set_clock(&state.clock)?;
-        let clock = vm.clock()?;
-        for ((vcpu, state), index) in vcpus.iter_mut().zip(&saved.state.vcpus).zip(0..) {
-            vcpu.set_cpuid(&profile.for_vcpu(index))?;
-            restore_vcpu(&mut **vcpu, state, &saved.state.clock, &clock)?;
+        let mut chassis = Chassis::new(config, ground, saved.ram()?, |_| {
+            Ok((state.features.as_slice().into(), tsc_khz))
+        })?;
+        let devices = restore_devices(config, &chassis.board, &chassis.pci, &state.devices)?;
+        chassis.vm.set_clock(&state.clock)?;
+        let clock = chassis.vm.clock()?;
+        for ((vcpu, saved), index) in chassis.vcpus.iter_mut().zip(&state.vcpus).zip(0..) {
+            vcpu.set_cpuid(&chassis.profile.for_vcpu(index))?;
+            restore_vcpu(&mut **vcpu, saved, &state.clock, &clock)?;
         }
-        let rules = build::vcpu_rules(config, seccomp, true)?;
-        let on_board = Arc::clone(&board);
-        let processors = Processors::start(vcpus, on_board, reports.power, &rules, reports.failed)?;
-        Ok(Self {
-            processors,
-            devices,
-            _memory: memory,
-            vm,
-            board,
-            pci,
-            clock: Some(clock),
-            ram,
-            restored: Some(saved.mode),
-        })
+        let mode = saved.mode;
+        chassis.finish(devices, Some(Restored { clock, mode }))
     }
 }
 
@@ -359,22 +334,27 @@ fn check_features(saved: &[CpuidEntry], host: &[CpuidEntry]) -> Result<()> {
         entry.map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
     };
     for (leaf, subleaf, are_features) in FEATURES {
-        let (had, has) = (
-            registers(saved, *leaf, *subleaf),
-            registers(host, *leaf, *subleaf),
-        );
-        for ((had, has), name) in had.iter().zip(has).zip(["EAX", "EBX", "ECX", "EDX"]) {
-            let index = ["EAX", "EBX", "ECX", "EDX"]
-                .iter()
-                .position(|one| *one == name);
+        let had = registers(saved, *leaf, *subleaf);
+        let has = registers(host, *leaf, *subleaf);
+        let names = ["EAX", "EBX", "ECX", "EDX"].into_iter();
+        for (((name, had), has), is_feature) in names.zip(had).zip(has).zip(are_features) {
             let missing = had & !has;
-            if index.is_some_and(|index| are_features[index]) && missing != 0 {
+            if *is_feature && missing != 0 {
                 return Err(Error::Unrestorable(format!(
                     "its processors have features that this host's have not: CPUID {leaf:#x}.{subleaf}, {name} bits \
                      {missing:#x}"
                 )));
             }
         }
+    }
+    Ok(())
+}
+
+/// The number goes into ids, and up with each device that comes.
+fn check_number(number: u64) -> Result<()> {
+    if number > u32::MAX.into() {
+        let text = format!("its next device would have number {number}");
+        return Err(Error::Unrestorable(text));
     }
     Ok(())
 }
@@ -398,6 +378,13 @@ mod tests {
         assert!(check_features(&saved, &[entry(1, 0, 0b111)]).is_ok());
         let error = check_features(&saved, &[entry(1, 0, 0b001)]).unwrap_err();
         assert!(error.to_string().contains("0x1.0, EDX bits 0x4"), "{error}");
+    }
+
+    #[test]
+    fn a_number_that_cannot_go_up_is_refused() {
+        assert!(check_number(u32::MAX.into()).is_ok());
+        let error = check_number(u64::MAX).unwrap_err();
+        assert!(error.to_string().contains("18446744073709551615"));
     }
 
     fn wish(text: &str) -> Restore {

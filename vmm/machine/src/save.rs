@@ -30,7 +30,6 @@ impl Machine {
         let written = self.ram.write_contents(destination.memory())?;
         // As vm.info shows it: with the addresses and names that were decided.
         let config = inspect::info(config, Some(self), "Paused").config;
-        let config = serde_json::to_vec_pretty(&config).expect("a configuration is plain data");
         destination.commit(&config, &state)?;
         let (data, size) = (written.data >> 10, written.size >> 10);
         telemetry::info!("{data} KiB of {size} KiB of memory were written to the snapshot");

@@ -12,7 +12,7 @@ fn write(folder: &std::path::Path) {
     destination.memory().set_len(SIZE).unwrap();
     destination.memory().write_all_at(&[7], 4096).unwrap();
     destination
-        .commit(br#"{"memory":1}"#, &json!({"clock": 3}))
+        .commit(&json!({"memory": 1}), &json!({"clock": 3}))
         .unwrap();
 }
 
@@ -50,7 +50,7 @@ fn nothing_is_replaced_and_nothing_stays_of_what_came_to_nothing() {
     // A name that is taken after the start is not replaced, and the rest goes.
     let late = Destination::create(folder.path()).unwrap();
     fs::write(folder.path().join(STATE), "x").unwrap();
-    let error = late.commit(b"{}", &1).unwrap_err();
+    let error = late.commit(&json!({}), &1).unwrap_err();
     assert!(matches!(error, Error::Exists(_)), "{error}");
     assert_eq!(names(folder.path()), [STATE]);
     for name in [CONFIG, MEMORY, STATE] {

@@ -55,28 +55,31 @@ impl Destination {
     /// # Errors
     /// [`Error::File`] if something cannot be written, [`Error::Exists`] if a name was taken meanwhile; nothing stays
     /// behind.
-    pub fn commit(mut self, config: &[u8], state: &impl Serialize) -> Result<()> {
-        let state_path = self.folder.join(STATE);
-        let failed = |source: serde_json::Error| Error::File {
-            act: "write",
-            path: state_path.clone(),
-            source: source.into(),
+    pub fn commit(mut self, config: &impl Serialize, state: &impl Serialize) -> Result<()> {
+        let failed = |name| {
+            let path = self.folder.join(name);
+            move |source: serde_json::Error| Error::File {
+                act: "write",
+                path,
+                source: source.into(),
+            }
         };
-        let state = serde_json::value::to_raw_value(state).map_err(failed)?;
+        let config = serde_json::to_vec_pretty(config).map_err(failed(CONFIG))?;
+        let state = serde_json::value::to_raw_value(state).map_err(failed(STATE))?;
         let about = self.memory.metadata();
         let memory_bytes = about.map_err(|source| self.failed("write", MEMORY, source))?;
         let envelope = Envelope {
             format: FORMAT.to_owned(),
             version: VERSION,
-            config: Part::of(config),
+            config: Part::of(&config),
             memory_bytes: memory_bytes.len(),
             state_crc32: crc32fast::hash(state.get().as_bytes()),
             state: &state,
         };
-        let envelope = serde_json::to_vec(&envelope).map_err(failed)?;
+        let envelope = serde_json::to_vec(&envelope).map_err(failed(STATE))?;
         let synced = self.memory.sync_all();
         synced.map_err(|source| self.failed("write", MEMORY, source))?;
-        for (name, bytes) in [(CONFIG, config), (STATE, &envelope)] {
+        for (name, bytes) in [(CONFIG, &config), (STATE, &envelope)] {
             let mut file = partial(&self.folder, name, &mut self.made)?;
             let written = file.write_all(bytes).and_then(|()| file.sync_all());
             written.map_err(|source| self.failed("write", name, source))?;
