@@ -264,9 +264,15 @@ fn refusals_have_their_status_and_say_why() {
         );
         assert!(list[1].contains(part), "{body}: {list:?}");
     }
-    let (status, list) = chain(client.put("vm.snapshot", r#"{"destination_url":"file:///x"}"#));
+    let receive = r#"{"receiver_url":"unix:/x"}"#;
+    let (status, list) = chain(client.put("vm.receive-migration", receive));
     assert_eq!(status, 501);
-    assert!(list[1].contains("vm.snapshot"), "{list:?}");
+    assert!(list[1].contains("vm.receive-migration"), "{list:?}");
+    // There is nothing to save.
+    let save = r#"{"destination_url":"file:///x"}"#;
+    let (status, list) = chain(client.put("vm.snapshot", save));
+    assert_eq!(status, 500);
+    assert!(list[1].contains("not running"), "{list:?}");
     // What is wrong with the machine is found at its boot.
     client.act("vm.create", r#"{"payload":{"kernel":"/none"}}"#);
     let (status, list) = chain(client.put("vm.boot", ""));
