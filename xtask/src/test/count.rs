@@ -51,6 +51,18 @@ pub(crate) fn run_for_names(command: &mut Command) -> Result<(Counts, Vec<String
     run_to(command, io::stdout())
 }
 
+/// The names of the tests that a program runs with these arguments; the first is the program.
+///
+/// # Errors
+/// When it does not run or refuses the arguments.
+pub(crate) fn list(program: &[String]) -> Result<Vec<String>> {
+    let mut command = Command::new(&program[0]);
+    command.args(["--list", "--format=terse"]).args(&program[1..]);
+    let text = run::output_text(&mut command)?;
+    let name = |line: &str| Some(line.strip_suffix(": test")?.to_owned());
+    Ok(text.lines().filter_map(name).collect())
+}
+
 /// Collects the names from the list at the end of a test program's output: `failures:`, then one name a line,
 /// indented by four.
 #[derive(Default)]

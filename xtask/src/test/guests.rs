@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::count::{self, Counts};
+use super::linux::{self, Linux};
 use crate::debian::{self, Debian};
 use crate::error::{Context as _, Error, Result, print_chain};
 use crate::guest::Guest;
@@ -82,12 +83,12 @@ pub(crate) fn run(
         Place::Nested(reason) => eprintln!("guests run inside an emulated host: {reason}"),
     }
     let mut counts = Counts::default();
+    let mut parts = Vec::new();
     for group in groups {
+        parts.extend(by_place(project, &place, group)?);
+    }
+    for (place, group) in parts {
         let theme = theme(Path::new(&group[0]));
-        let place = match &place {
-            Place::Nested(_) if !needs_linux(project, &theme) => &Place::Here,
-            place => place,
-        };
         let mut run = Run {
             group,
             environment: environment.clone(),
@@ -108,9 +109,44 @@ pub(crate) fn run(
             let entry = ("CH_FIRMWARE".to_owned(), path(&firmware));
             run.environment.push(entry);
         }
-        counts.add(run_group(project, place, run)?);
+        counts.add(run_group(project, &place, run)?);
     }
     Ok(counts)
+}
+
+/// Divides one test program's run by where its guests run. A KVM that cannot run a kernel still runs guests of a few
+/// instructions, in a hundredth of the time that an emulated host takes and more steadily: QEMU's emulation of nested
+/// paging fails with guests that do not page, and takes the emulated host's kernel with it.
+fn by_place(
+    project: &Project,
+    place: &Place,
+    group: Vec<String>,
+) -> Result<Vec<(Place, Vec<String>)>> {
+    let theme = theme(Path::new(&group[0]));
+    let kvm = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    if matches!(place, Place::Here) || kvm.is_err() || needs_debian(project, &theme) {
+        return Ok(vec![(place.clone(), group)]);
+    }
+    let linux = match linux::tests(project, &theme)? {
+        Linux::None => return Ok(vec![(Place::Here, group)]),
+        Linux::All => return Ok(vec![(place.clone(), group)]),
+        Linux::Some(names) => names,
+    };
+    let (nested, here): (Vec<_>, Vec<_>) = count::list(&group)?
+        .into_iter()
+        .partition(|name| linux.contains(name));
+    let exactly = |place: Place, names: Vec<String>| {
+        let words = [group[0].clone(), "--exact".to_owned()];
+        // What is no filter goes with both.
+        let options = group[1..].iter().filter(|word| word.starts_with('-'));
+        let words = words.into_iter().chain(options.cloned());
+        (!names.is_empty()).then(|| (place, words.chain(names).collect()))
+    };
+    let parts = [exactly(Place::Here, here), exactly(place.clone(), nested)];
+    Ok(parts.into_iter().flatten().collect())
 }
 
 /// Where tests find programs: also those that only root has on its path, such as the checks of file systems.
@@ -134,16 +170,6 @@ fn mentions(project: &Project, theme: &str, text: &str) -> bool {
 /// Whether a theme has guests that run Debian from a disk.
 fn needs_debian(project: &Project, theme: &str) -> bool {
     mentions(project, theme, "Vm::debian(") || mentions(project, theme, "env::debian_disk(")
-}
-
-/// Whether a theme has guests that run Linux, or there is no KVM here at all. A KVM that cannot run a kernel still
-/// runs guests of a few instructions, and more steadily than an emulated host.
-fn needs_linux(project: &Project, theme: &str) -> bool {
-    let kvm = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm");
-    kvm.is_err() || mentions(project, theme, "Vm::linux(") || needs_debian(project, theme)
 }
 
 /// One test program with its arguments, and what it is told.

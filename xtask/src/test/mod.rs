@@ -2,6 +2,7 @@
 
 mod count;
 pub(crate) mod guests;
+mod linux;
 
 use std::io::Write;
 use std::path::PathBuf;
