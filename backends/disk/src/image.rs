@@ -163,6 +163,33 @@ impl Image {
         Ok(())
     }
 
+    /// Changes the length of the file, in bytes. For formats: lanes reach what is within it, in whole sectors.
+    pub(crate) fn set_length(&self, new: u64) -> io::Result<()> {
+        if self.is_block_device {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!(
+                    "the image has no more room on its block device, of which it would need {new} bytes"
+                ),
+            ));
+        }
+        let mut length = self.length.lock().unwrap_or_else(PoisonError::into_inner);
+        // The lock first: nothing has changed if somebody else holds the new bytes.
+        if self.lock_granularity == LockGranularity::ByteRange && new > *length {
+            sys::lock(&self.file, !self.read_only, new)?;
+        }
+        let capacity = new / SECTOR * SECTOR;
+        self.capacity.fetch_min(capacity, Ordering::AcqRel);
+        if let Err(error) = ftruncate(&self.file, new) {
+            self.capacity
+                .store(*length / SECTOR * SECTOR, Ordering::Release);
+            return Err(error.into());
+        }
+        *length = new;
+        self.capacity.store(capacity, Ordering::Release);
+        Ok(())
+    }
+
     pub(crate) fn resize(&self, capacity: u64) -> io::Result<()> {
         let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if capacity == 0 || !capacity.is_multiple_of(SECTOR) || i64::try_from(capacity).is_err() {

@@ -50,6 +50,7 @@ mod port;
 mod qcow2;
 mod raw;
 mod slot;
+mod storage;
 mod sys;
 pub mod syscalls;
 #[cfg(test)]

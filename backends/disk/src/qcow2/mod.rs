@@ -23,7 +23,6 @@ mod lane;
 mod map;
 mod open;
 mod read;
-mod storage;
 mod table;
 #[cfg(test)]
 mod tests;

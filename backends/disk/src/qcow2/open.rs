@@ -7,10 +7,10 @@ use super::disk::QcowDisk;
 use super::header::{BackingName, Header, LONGEST_HEAD};
 use super::map::Map;
 use super::read::{Layer, Qcow2};
-use super::storage::Storage;
 use super::table::Pages;
 use crate::image::Image;
 use crate::port::choose;
+use crate::storage::Storage;
 use crate::{Disk, Error, ImageType, OpenOptions};
 
 /// The most images that lie behind each other.

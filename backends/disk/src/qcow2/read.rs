@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flate2::{Decompress, FlushDecompress};
 
 use super::map::{Map, Place};
-use super::storage::Storage;
 use super::{corrupt, narrow};
+use crate::storage::Storage;
 
 /// The cluster of the disk that was decompressed last, by its offset.
 type Last = Option<(u64, Arc<[u8]>)>;

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::storage::Storage;
 use super::{corrupt, narrow};
+use crate::storage::Storage;
 
 /// Bytes that are read at a time.
 const PAGE: usize = 4096;

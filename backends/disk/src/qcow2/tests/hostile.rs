@@ -1,6 +1,5 @@
 //! Images that somebody changed: errors at most, within limits of time and memory.
 
-use std::io;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -8,23 +7,8 @@ use proptest::prelude::*;
 use crate::qcow2::header::Header;
 use crate::qcow2::map::Map;
 use crate::qcow2::read::Qcow2;
-use crate::qcow2::storage::Storage;
 use crate::qcow2::table::Pages;
-
-struct Bytes(Vec<u8>);
-
-impl Storage for Bytes {
-    fn length(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        let start = usize::try_from(offset).map_or(self.0.len(), |at| at.min(self.0.len()));
-        let count = bytes.len().min(self.0.len() - start);
-        bytes[..count].copy_from_slice(&self.0[start..start + count]);
-        Ok(count)
-    }
-}
+use crate::storage::simulator::Simulator;
 
 /// Reads the header and both ends of the disk.
 fn look(bytes: Vec<u8>) {
@@ -33,7 +17,7 @@ fn look(bytes: Vec<u8>) {
         return;
     };
     let size = header.size;
-    let storage: Arc<dyn Storage> = Arc::new(Bytes(bytes));
+    let storage = Simulator::new(vec![bytes]).file(0);
     let map = Map::new(header, Pages::new(Arc::clone(&storage)));
     let image = Qcow2::new(map, Arc::clone(&storage), storage, None);
     let mut piece = vec![0; 256 << 10];
