@@ -141,6 +141,29 @@ impl IoVectors {
         self.length = self.length.min(count);
     }
 
+    /// The `count` bytes after the first `skipped` ones, or as many of them as there are, as vectors of their own: for
+    /// requests that are carried out in pieces.
+    #[must_use]
+    pub fn part(&self, skipped: usize, count: usize) -> Self {
+        let mut part = Self::new(self.ram.clone());
+        let mut before = skipped;
+        let mut left = count;
+        for vector in &self.vectors {
+            let here = before.min(vector.iov_len);
+            before -= here;
+            let length = (vector.iov_len - here).min(left);
+            if length > 0 {
+                part.vectors.push(libc::iovec {
+                    iov_base: vector.iov_base.wrapping_byte_add(here),
+                    iov_len: length,
+                });
+                part.length += length;
+                left -= length;
+            }
+        }
+        part
+    }
+
     /// Bytes in all.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -361,6 +384,22 @@ mod tests {
         vectors.push(0, 1).unwrap();
         vectors.truncate(0);
         assert_eq!((vectors.len(), vectors.as_raw().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_part_of_the_middle_is_the_same_memory() {
+        let whole = vectors(&[(0, 4), (0x1000, 4), (0x2000, 4)]);
+        whole.copy_from(b"abcdefghijkl");
+        let part = whole.part(3, 6);
+        let mut seen = [0; 6];
+        assert_eq!((part.len(), part.copy_to(&mut seen)), (6, 6));
+        assert_eq!(&seen, b"defghi");
+        part.copy_from(b"012345");
+        let mut all = [0; 12];
+        whole.copy_to(&mut all);
+        assert_eq!(&all, b"abc012345jkl");
+        assert_eq!((whole.part(10, 100).len(), whole.part(12, 1).len()), (2, 0));
+        assert!(whole.part(0, 0).is_empty());
     }
 
     #[test]
