@@ -55,6 +55,34 @@ pub enum Error {
         /// Why not, and what changes it.
         reason: String,
     },
+    /// The image is broken, or has what cannot be served.
+    #[error("{} cannot be opened as {word}: {reason}", path.display())]
+    Format {
+        /// The image.
+        path: PathBuf,
+        /// The format.
+        word: &'static str,
+        /// Why not, and what changes it.
+        reason: String,
+    },
+    /// The format has no such tool.
+    #[error("{} is {}, which cannot {what}", path.display(), image_type.word())]
+    NoTool {
+        /// The image.
+        path: PathBuf,
+        /// Its format.
+        image_type: ImageType,
+        /// What cannot be done, as in "cannot ...".
+        what: &'static str,
+    },
+    /// A new image cannot be made.
+    #[error("cannot make {}", path.display())]
+    Create {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// No format was said, and the image has the signature of one that is not raw.
     #[error(
         "{} looks like {word}: say image_type={word}, or image_type=raw to give the guest the \

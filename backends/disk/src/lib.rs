@@ -31,7 +31,10 @@
 //! and 3, all sizes of clusters, deflate, extended L2 entries; backing files and external data files with
 //! [`OpenOptions::backing_files`]. Writing them, zstd, encryption and unknown features are refused, and say so. What a
 //! request reads from one place of the file goes to the engine; what is compressed, scattered or in a backing file is
-//! read by the lane's thread. VHD, VHDX and VMDK are refused.
+//! read by the lane's thread.
+//!
+//! VHD and VHDX images are read, written and resized, fixed and dynamic; what is differencing is refused. Allocated
+//! blocks take the way of a raw image, whatever the engine. VMDK is refused.
 //!
 //! # Files that are not what they were
 //!
@@ -45,6 +48,7 @@ mod detect;
 mod error;
 mod image;
 mod lane;
+mod mapped;
 mod options;
 mod port;
 mod qcow2;
@@ -55,6 +59,9 @@ mod sys;
 pub mod syscalls;
 #[cfg(test)]
 mod tests;
+pub mod tools;
+mod vhd;
+mod vhdx;
 
 pub use contract::{Disk, Engine, Event, Lane, Operation, PassedOver, Request, Topology};
 pub use error::Error;

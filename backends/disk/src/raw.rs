@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::image::Image;
 use crate::lane::{FileLane, ImageLane};
 use crate::port::{Aio, Sync, Uring, choose};
-use crate::{Disk, Engine, Error, ImageType, Lane, OpenOptions, PassedOver, Topology, qcow2};
+use crate::{
+    Disk, Engine, Error, ImageType, Lane, OpenOptions, PassedOver, Topology, qcow2, vhd, vhdx,
+};
 
 #[derive(Debug)]
 struct RawDisk {
@@ -22,8 +24,11 @@ struct RawDisk {
 /// # Errors
 /// [`Error`], which says what in the options has to change.
 pub fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
-    if options.image_type == ImageType::Qcow2 {
-        return qcow2::open(options);
+    match options.image_type {
+        ImageType::Qcow2 => return qcow2::open(options),
+        ImageType::FixedVhd => return vhd::open(options),
+        ImageType::Vhdx => return vhdx::open(options),
+        ImageType::Raw | ImageType::FlatVmdk | ImageType::Unknown => {}
     }
     let image = Image::open(options)?;
     let (engine, passed_over) = choose(options);

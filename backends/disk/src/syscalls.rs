@@ -12,6 +12,9 @@ pub const OWNER: &[Allow] = &[
     Allow::call(libc::SYS_statx),
     Allow::call(libc::SYS_newfstatat),
     Allow::call(libc::SYS_pread64),
+    // Tables of formats that are written: a lost footer, a log to be replayed, another size.
+    Allow::call(libc::SYS_pwrite64),
+    Allow::call(libc::SYS_fdatasync),
     Allow::ioctl(&[
         sys::BLKGETSIZE64 as u64,
         sys::BLKSSZGET as u64,
@@ -59,6 +62,8 @@ pub const WORKER: &[Allow] = &[
     Allow::call(libc::SYS_preadv),
     // Tables, compressed clusters and backing files of QCOW2.
     Allow::call(libc::SYS_pread64),
+    // Tables of VHD and VHDX.
+    Allow::call(libc::SYS_pwrite64),
     Allow::call(libc::SYS_pwritev),
     Allow::call(libc::SYS_fdatasync),
     Allow::call(libc::SYS_fallocate),

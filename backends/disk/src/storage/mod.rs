@@ -21,13 +21,6 @@ const ZEROS: usize = 64 << 10;
 ///
 /// What was written can be read at once. It survives a power cut only after [`Storage::flush`]; without it any part of
 /// it may be lost, in any order. All offsets and lengths are in bytes.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "formats only read so far: the first one that writes takes this away"
-    )
-)]
 pub(crate) trait Storage: Send + Sync {
     /// Number of bytes.
     fn length(&self) -> u64;

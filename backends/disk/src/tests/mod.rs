@@ -19,7 +19,7 @@ use crate::{Disk, Engine, Event, ImageType, Lane, OpenOptions, Operation, Reques
 const ENGINES: [Engine; 3] = [Engine::IoUring, Engine::Aio, Engine::Sync];
 
 /// Options for one engine. What the host does not have is not tested, and said.
-fn options(path: &Path, engine: Engine) -> OpenOptions {
+pub(crate) fn options(path: &Path, engine: Engine) -> OpenOptions {
     OpenOptions {
         image_type: ImageType::Raw,
         disable_io_uring: engine != Engine::IoUring,
@@ -28,7 +28,7 @@ fn options(path: &Path, engine: Engine) -> OpenOptions {
     }
 }
 
-fn open_for(options: &OpenOptions, engine: Engine) -> Option<Arc<dyn Disk>> {
+pub(crate) fn open_for(options: &OpenOptions, engine: Engine) -> Option<Arc<dyn Disk>> {
     let disk = open(options).unwrap();
     if disk.engine() != engine {
         println!("SKIPPED: {engine:?}: {:?}", disk.passed_over());
@@ -56,7 +56,7 @@ fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(byte).collect()
 }
 
-fn ram() -> GuestRam {
+pub(crate) fn ram() -> GuestRam {
     let regions = [RegionSpec {
         start: 0,
         size: 16 << 20,
@@ -85,7 +85,7 @@ fn push(lane: &mut dyn Lane, tag: u64, operation: Operation) {
 }
 
 /// Does one operation and waits for it.
-fn perform(lane: &mut dyn Lane, operation: Operation) -> io::Result<()> {
+pub(crate) fn perform(lane: &mut dyn Lane, operation: Operation) -> io::Result<()> {
     push(lane, 77, operation);
     let mut events = Vec::new();
     loop {
@@ -101,13 +101,18 @@ fn perform(lane: &mut dyn Lane, operation: Operation) -> io::Result<()> {
     }
 }
 
-fn write_bytes(lane: &mut dyn Lane, ram: &GuestRam, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_bytes(
+    lane: &mut dyn Lane,
+    ram: &GuestRam,
+    offset: u64,
+    bytes: &[u8],
+) -> io::Result<()> {
     let vectors = vectors(ram, &[(0x1000, u32::try_from(bytes.len()).unwrap())]);
     vectors.copy_from(bytes);
     perform(lane, write(offset, vectors))
 }
 
-fn read_bytes(
+pub(crate) fn read_bytes(
     lane: &mut dyn Lane,
     ram: &GuestRam,
     offset: u64,

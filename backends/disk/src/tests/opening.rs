@@ -102,8 +102,12 @@ fn what_cannot_be_opened_says_why() {
     let (folder, path) = image(512);
     let message = |options: &OpenOptions| open(options).unwrap_err().to_string();
     let mut options = OpenOptions::new(&path);
+    options.image_type = ImageType::FlatVmdk;
+    assert!(message(&options).contains("to be opened as vmdk, which this version does not have"));
     options.image_type = ImageType::Vhdx;
-    assert!(message(&options).contains("to be opened as vhdx, which this version does not have"));
+    assert!(message(&options).contains("cannot be opened as VHDX: it does not begin as one"));
+    options.image_type = ImageType::FixedVhd;
+    assert!(message(&options).contains("cannot be opened as VHD: it has no footer"));
     options = OpenOptions::new(folder.path().join("absent"));
     assert!(message(&options).contains("absent for reading and writing"));
     options = OpenOptions::new("/dev/null");

@@ -122,6 +122,11 @@ fn what_cannot_be_is_refused_with_what_can() {
         ("path=/a,socket=/b", "exclude each other"),
         ("socket=/b,vhost_user=on", "not in this version"),
         ("vhost_user=on", "not in this version"),
+        (
+            "path=/a,image_type=vhd",
+            "image_type=vhd is not in this version",
+        ),
+        ("path=/a,image_type=vhdx,readonly=on", "image_type=raw"),
         ("path=/a,num_queues=0", "1 to 4 are"),
         ("path=/a,num_queues=5", "--cpus boot"),
         ("path=/a,queue_size=0", "power of two"),

@@ -1,0 +1,56 @@
+//! What is done to images that no machine uses: making, checking and repairing them.
+//!
+//! Each function takes the format as [`ImageType`]; a format that cannot do what is asked refuses by its name.
+
+mod create;
+mod findings;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use create::{NewImage, create};
+pub use findings::Findings;
+
+use crate::image::Image;
+use crate::mapped::open_file;
+use crate::storage::Storage;
+use crate::{Error, ImageType, OpenOptions, vhd, vhdx};
+
+/// Looks for contradictions in an image, and with `repair` puts right what can be without guessing. Without it nothing
+/// is written. The image is locked meanwhile.
+///
+/// # Errors
+/// [`Error::Format`] if the image cannot be opened at all, [`Error::NoTool`] for formats that have nothing to check,
+/// and what opening of files gives.
+pub fn check(path: &Path, image_type: ImageType, repair: bool) -> Result<Findings, Error> {
+    let check = match image_type {
+        ImageType::FixedVhd => vhd::check,
+        ImageType::Vhdx => vhdx::check,
+        ImageType::Raw => {
+            return Err(no_tool(
+                path,
+                image_type,
+                "be checked: it has nothing but the bytes of the disk",
+            ));
+        }
+        _ => return Err(no_tool(path, image_type, "be checked here yet")),
+    };
+    let file = open_file(&OpenOptions {
+        read_only: !repair,
+        ..OpenOptions::new(path)
+    })?;
+    let storage: Arc<dyn Storage> = Arc::<Image>::clone(&file);
+    check(&storage, repair).map_err(|reason| Error::Format {
+        path: path.to_owned(),
+        word: image_type.word(),
+        reason,
+    })
+}
+
+pub(crate) fn no_tool(path: &Path, image_type: ImageType, what: &'static str) -> Error {
+    Error::NoTool {
+        path: path.to_owned(),
+        image_type,
+        what,
+    }
+}

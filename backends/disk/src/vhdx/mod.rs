@@ -1,0 +1,71 @@
+//! VHDX images ([MS-VHDX], "Virtual Hard Disk v2 (VHDX) File Format").
+//!
+//! | Feature | |
+//! |---|---|
+//! | Fixed and dynamic, blocks of 1 to 256 MiB, sectors of 512 and 4096 bytes | read, written, resized |
+//! | Log of an image that was not closed | replayed; for reading only, in memory |
+//! | Tables | changed through the log |
+//! | Differencing | refused: the file of the parent is not opened |
+//! | Regions and metadata that are required and not known | refused, by their GUID |
+//!
+//! An image is hostile: whoever could write the file could write its tables. Memory is limited by the sizes below, not
+//! by what the image says; blocks are only where no table is; the log changes no header and not itself.
+//!
+//! # Order of writes
+//!
+//! A block is made so: the file grows; the pages of the table with the new entries go to the log, together with the
+//! length that the file must have; the log is flushed; then the pages are written in place. The block's bytes are zeros
+//! until then, as the file has just grown. After a power cut the log has either all of a change or nothing. A flush of
+//! the guest makes its data durable, and the log's entries before it already are.
+
+mod check;
+mod crc;
+mod create;
+mod guid;
+mod header;
+mod image;
+mod journal;
+mod metadata;
+mod overlay;
+mod region;
+mod replay;
+mod resize;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) use check::check;
+pub(crate) use create::{Parameters, create};
+pub(crate) use image::Vhdx;
+
+use crate::image::Image;
+use crate::mapped::{MappedDisk, open_file};
+use crate::storage::Storage;
+use crate::{Disk, Error, OpenOptions};
+
+/// Structures are at multiples of this, and blocks too ([MS-VHDX] 2.2).
+pub(crate) const MIB: u64 = 1 << 20;
+/// Largest disk ([MS-VHDX] 2.6.2.2).
+pub(crate) const LARGEST: u64 = 64 << 40;
+
+/// Opens an image as a disk.
+///
+/// # Errors
+/// [`Error::Format`] if it cannot be served, and what opening of files gives.
+pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
+    let file = open_file(options)?;
+    let storage: Arc<dyn Storage> = Arc::<Image>::clone(&file);
+    let image =
+        Vhdx::open(storage, options.read_only).map_err(|reason| refuse(&options.path, reason))?;
+    Ok(MappedDisk::share(Arc::new(image), file, options))
+}
+
+pub(crate) fn refuse(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Format {
+        path: path.to_owned(),
+        word: "VHDX",
+        reason: reason.into(),
+    }
+}
