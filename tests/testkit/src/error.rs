@@ -44,6 +44,14 @@ pub enum Error {
         /// Last lines of console and log.
         context: String,
     },
+    /// The guest ended by a triple fault while it worked on a request, and boots again.
+    #[error("the guest started again (triple fault) before {what}\n{context}")]
+    Restarted {
+        /// What was waited for.
+        what: String,
+        /// Last lines of console and log.
+        context: String,
+    },
     /// The guest's answer is not understood.
     #[error("the guest answered {answer:?}\n{context}")]
     Answer {

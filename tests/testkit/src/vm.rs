@@ -18,11 +18,17 @@ use crate::{Error, Output, Result, guest};
 /// How many lines of console and log an error shows.
 const SHOWN_LINES: usize = 60;
 
+/// How often a wait looks at other things.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Longest boot of a stock guest; inside an emulated host it takes about 5 s.
 const BOOT_SECONDS: u64 = 120;
 
 /// Longest that a command in the guest takes unless the test says otherwise.
 const RUN_SECONDS: u64 = 60;
+
+/// What the monitor's log says when a processor of the guest could not even deliver an exception.
+const TRIPLE_FAULT: &str = "triple fault";
 
 /// A started monitor and its guest's serial console.
 ///
@@ -129,8 +135,10 @@ impl Vm {
     /// # Errors
     /// As [`Vm::run`].
     pub fn run_within(&mut self, script: &str, seconds: u64) -> Result<Output> {
+        let logged = self.log.len();
         let number = self.request(script)?;
         let what = format!("answer to `{script}`");
+        self.answered(number, logged, seconds, &what)?;
         let begin = format!("@begin {number} ");
         let end = format!("@end {number} ");
         let (_, word) = self.find(&begin, self.cursor, seconds, &what)?;
@@ -153,6 +161,26 @@ impl Vm {
             stdout: String::from_utf8_lossy(&body).into_owned(),
             status,
         })
+    }
+
+    /// Waits until the answer begins. A guest that starts again meanwhile has lost the request, so nothing is gained by
+    /// waiting for it until the time is over.
+    fn answered(&mut self, number: u32, logged: usize, seconds: u64, what: &str) -> Result<()> {
+        let begin = format!("@begin {number} ");
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < deadline && self.poll_exit()?.is_none() {
+            match self.console.wait_for(&begin, self.cursor, LOOK) {
+                Found::Timeout => {}
+                Found::At(..) | Found::Ended => break,
+            }
+            if let Found::At(..) = self.log.wait_for(TRIPLE_FAULT, logged, Duration::ZERO) {
+                return Err(Error::Restarted {
+                    what: what.to_owned(),
+                    context: self.context(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Starts a script in the guest and does not wait: for those that end the guest, such as
@@ -311,7 +339,7 @@ impl Vm {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let step = left.min(Duration::from_millis(200));
+            let step = left.min(LOOK);
             let found = self.console.wait_for(text, from, step);
             let over = left <= step || found != Found::Timeout;
             if !over && self.poll_exit()?.is_none() {

@@ -13,6 +13,7 @@ use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,11 +33,19 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// QEMU opens its channels before it does anything else.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
+/// One processor. With two, QEMU runs them on threads of its own at the same time, and its emulation of nested
+/// virtualisation is not up to that: guests ended by a triple fault of their second processor, or the host's own kernel
+/// overflowed its stack, in about every second run (QEMU 7.2 and 10.0 alike).
+const PROCESSORS: &str = "1";
+
 /// Where the scratch file system is.
 pub(crate) const SCRATCH: &str = "/scratch";
 
 /// Its size: what is not written takes no space.
 const SCRATCH_BYTES: u64 = 12 << 30;
+
+/// Jobs of this process so far.
+static JOBS: AtomicU32 = AtomicU32::new(0);
 
 /// What to run, and where.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +65,10 @@ pub(crate) struct Job {
     pub(crate) scratch: bool,
     /// After this it is ended and the run counts as failed.
     pub(crate) limit: Option<Duration>,
+    /// Where what it prints is appended; without, it goes where ours goes.
+    pub(crate) output: Option<PathBuf>,
+    /// How many such hosts run at the same time and share this machine's memory; 0 is as 1.
+    pub(crate) hosts: u32,
 }
 
 /// `cargo xtask nested [--interactive] -- COMMAND…`
@@ -88,16 +101,27 @@ pub(crate) fn command(project: &Project, arguments: &[String]) -> Result<u8> {
     )
 }
 
+/// Gets what an emulated host takes: packages and a kernel.
+///
+/// # Errors
+/// When they cannot be had.
+pub(crate) fn prepare(project: &Project) -> Result<Kernel> {
+    apt::ensure(&[apt::GUEST, apt::NESTED])?;
+    let kernel = Kernel::host(project)?;
+    kernel.vmlinux()?;
+    Ok(kernel)
+}
+
 /// Runs a job in a fresh emulated host and returns its exit status.
 ///
 /// # Errors
 /// When the host does not come up, dies, or the job exceeds its limit.
 pub(crate) fn run_job(project: &Project, job: &Job) -> Result<u8> {
-    apt::ensure(&[apt::GUEST, apt::NESTED])?;
-    let kernel = Kernel::host(project)?;
+    let kernel = prepare(project)?;
     let logs = project.cache().join("nested");
     run::create_folder(&logs)?;
-    let log = logs.join(format!("console-{}.log", std::process::id()));
+    let number = JOBS.fetch_add(1, Ordering::Relaxed);
+    let log = logs.join(format!("console-{}-{number}.log", std::process::id()));
     let work = tempfile::tempdir().context(|| "cannot create a temporary folder".to_owned())?;
     let trailer = format!("\u{1}end-of-job-{:016x}\u{1}", random());
     let folders = [project.root(), project.cache(), project.target()];
@@ -113,7 +137,7 @@ pub(crate) fn run_job(project: &Project, job: &Job) -> Result<u8> {
     )?;
 
     let channels = Channels::listen(work.path(), job.interactive)?;
-    let mut qemu = machine(&kernel, &initramfs, &log, &writable)?;
+    let mut qemu = machine(&kernel, &initramfs, &log, &writable, job.hosts)?;
     channels.add_to(&mut qemu);
     let scratch = job.scratch.then(|| scratch(work.path())).transpose()?;
     for (index, drive) in scratch.iter().chain(&job.drives).enumerate() {
@@ -141,7 +165,13 @@ pub(crate) fn run_job(project: &Project, job: &Job) -> Result<u8> {
 }
 
 /// QEMU's command line without the channels.
-fn machine(kernel: &Kernel, initramfs: &Path, log: &Path, writable: &[PathBuf]) -> Result<Command> {
+fn machine(
+    kernel: &Kernel,
+    initramfs: &Path,
+    log: &Path,
+    writable: &[PathBuf],
+    hosts: u32,
+) -> Result<Command> {
     // The kernel kills QEMU when we die, however we die.
     let mut qemu = run::program("setpriv");
     qemu.args(["--pdeathsig", "KILL", "--"]);
@@ -157,16 +187,12 @@ fn machine(kernel: &Kernel, initramfs: &Path, log: &Path, writable: &[PathBuf]) 
         "-machine",
         "q35",
         "-accel",
-        "tcg,thread=multi,tb-size=1024",
+        "tcg,tb-size=1024",
         "-cpu",
         "max",
     ]);
-    qemu.args([
-        "-smp",
-        &processors().to_string(),
-        "-m",
-        &format!("{}M", memory_mib()?),
-    ]);
+    qemu.args(["-smp", PROCESSORS, "-m"]);
+    qemu.arg(format!("{}M", memory_mib(hosts)?));
     qemu.arg("-kernel")
         .arg(kernel.vmlinux()?)
         .arg("-initrd")
@@ -218,16 +244,9 @@ fn escape(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// More than four emulated processors only wait for each other.
-fn processors() -> usize {
-    std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(4)
-}
-
-/// Two thirds of what is free, because the guests' memory has to fit; it is used only when
+/// Two thirds of what is free by the number of hosts, because the guests' memory has to fit; it is used only when
 /// touched.
-fn memory_mib() -> Result<u64> {
+fn memory_mib(hosts: u32) -> Result<u64> {
     const LEAST: u64 = 2048;
     const MOST: u64 = 16 * 1024;
     let text = run::read_text(Path::new("/proc/meminfo"))?;
@@ -236,7 +255,7 @@ fn memory_mib() -> Result<u64> {
         .find_map(|line| line.strip_prefix("MemAvailable:"))
         .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok())
         .unwrap_or(LEAST * 1024);
-    Ok((available / 1024 * 2 / 3).clamp(LEAST, MOST))
+    Ok((available / 1024 * 2 / 3 / u64::from(hosts.max(1))).clamp(LEAST, MOST))
 }
 
 /// A number that no job prints by accident.
@@ -311,7 +330,8 @@ impl Host {
         let mut copies = Vec::new();
         for (index, (_, listener)) in channels.streams.iter().enumerate() {
             let stream = self.accept(listener)?;
-            copies.push(copy_in_background(stream, index == 1, trailer.to_owned()));
+            let to = sink(job.output.as_deref(), index == 1)?;
+            copies.push(copy_in_background(stream, to, trailer.to_owned()));
         }
         let messages = lines_in_background(control);
         self.expect(&messages, Some(START_LIMIT), "did not come up")?;
@@ -408,19 +428,27 @@ impl Host {
     }
 }
 
+/// Where one of a job's two streams goes.
+fn sink(file: Option<&Path>, is_stderr: bool) -> Result<Box<dyn Write + Send>> {
+    Ok(match file {
+        Some(path) => {
+            let file = std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(path);
+            Box::new(file.context(|| format!("cannot write {}", path.display()))?)
+        }
+        None if is_stderr => Box::new(io::stderr()),
+        None => Box::new(io::stdout()),
+    })
+}
+
 fn copy_in_background(
     from: UnixStream,
-    to_stderr: bool,
+    to: Box<dyn Write + Send>,
     trailer: String,
 ) -> JoinHandle<io::Result<bool>> {
-    std::thread::spawn(move || {
-        let to: Box<dyn Write> = if to_stderr {
-            Box::new(io::stderr())
-        } else {
-            Box::new(io::stdout())
-        };
-        Ok(frames::copy(from, to, trailer.as_bytes())?.is_some())
-    })
+    std::thread::spawn(move || Ok(frames::copy(from, to, trailer.as_bytes())?.is_some()))
 }
 
 fn lines_in_background(from: UnixStream) -> Receiver<String> {

@@ -57,7 +57,9 @@ pub(crate) fn run_for_names(command: &mut Command) -> Result<(Counts, Vec<String
 /// When it does not run or refuses the arguments.
 pub(crate) fn list(program: &[String]) -> Result<Vec<String>> {
     let mut command = Command::new(&program[0]);
-    command.args(["--list", "--format=terse"]).args(&program[1..]);
+    command
+        .args(["--list", "--format=terse"])
+        .args(&program[1..]);
     let text = run::output_text(&mut command)?;
     let name = |line: &str| Some(line.strip_suffix(": test")?.to_owned());
     Ok(text.lines().filter_map(name).collect())

@@ -5,36 +5,22 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::count::{self, Counts};
+use super::hosts::{self, EMULATED};
 use super::linux::{self, Linux};
 use crate::debian::{self, Debian};
-use crate::error::{Context as _, Error, Result, print_chain};
+use crate::error::{Context as _, Error, Result};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::kvm::{self, Place};
-use crate::nested::{self, Job};
 use crate::project::Project;
 use crate::{bare, release, run};
 
 /// The package with the integration tests.
 pub(crate) const PACKAGE: &str = "integration";
-
-/// One theme, in an emulated host on two processors: the longest takes about a minute.
-const LIMIT: Duration = Duration::from_secs(6 * 60);
-
-/// The same for a theme whose guests run Debian from a disk: systemd alone takes half a minute.
-const DEBIAN_LIMIT: Duration = Duration::from_secs(15 * 60);
-
-/// Further emulated hosts for a theme whose host fails: roughly one in twenty hangs with its processors busy, or its
-/// kernel panics. The cause is not known; no process in it should be able to do that to its kernel.
-const SPARE_HOSTS: u32 = 2;
-
-/// Set where tests run inside an emulated host.
-const EMULATED: &str = "CH_EMULATED";
 
 /// More failures than this are no accident, and are not tried again.
 const FEW: usize = 3;
@@ -82,36 +68,45 @@ pub(crate) fn run(
         Place::Here => eprintln!("guests run on this machine's /dev/kvm"),
         Place::Nested(reason) => eprintln!("guests run inside an emulated host: {reason}"),
     }
-    let mut counts = Counts::default();
     let mut parts = Vec::new();
     for group in groups {
-        parts.extend(by_place(project, &place, group)?);
-    }
-    for (place, group) in parts {
-        let theme = theme(Path::new(&group[0]));
-        let mut run = Run {
-            group,
-            environment: environment.clone(),
-            debian: None,
-        };
-        if needs_debian(project, &theme) {
-            let debian = Debian::prepare(project)?;
-            let more = [
-                ("CH_DEBIAN_KERNEL", path(&debian.kernel)),
-                ("CH_DEBIAN_INITRAMFS", path(&debian.initramfs)),
-            ];
-            let more = more.map(|(name, value)| (name.to_owned(), value));
-            run.environment.extend(more);
-            run.debian = Some(debian);
+        for (place, group) in by_place(project, &place, group)? {
+            parts.push((place, part(project, group, &environment)?));
         }
-        if mentions(project, &theme, "env::firmware(") {
-            let firmware = debian::firmware::prepare(project)?;
-            let entry = ("CH_FIRMWARE".to_owned(), path(&firmware));
-            run.environment.push(entry);
-        }
-        counts.add(run_group(project, &place, run)?);
     }
-    Ok(counts)
+    hosts::run_all(project, parts)
+}
+
+/// One part of a run with what its theme needs.
+fn part(
+    project: &Project,
+    group: Vec<String>,
+    environment: &[(String, String)],
+) -> Result<hosts::Run> {
+    let path = |path: &Path| path.display().to_string();
+    let theme = theme(Path::new(&group[0]));
+    let mut run = hosts::Run {
+        theme: theme.clone(),
+        group,
+        environment: environment.to_vec(),
+        debian: None,
+    };
+    if needs_debian(project, &theme) {
+        let debian = Debian::prepare(project)?;
+        let more = [
+            ("CH_DEBIAN_KERNEL", path(&debian.kernel)),
+            ("CH_DEBIAN_INITRAMFS", path(&debian.initramfs)),
+        ];
+        let more = more.map(|(name, value)| (name.to_owned(), value));
+        run.environment.extend(more);
+        run.debian = Some(debian);
+    }
+    if mentions(project, &theme, "env::firmware(") {
+        let firmware = debian::firmware::prepare(project)?;
+        let entry = ("CH_FIRMWARE".to_owned(), path(&firmware));
+        run.environment.push(entry);
+    }
+    Ok(run)
 }
 
 /// Divides one test program's run by where its guests run. A KVM that cannot run a kernel still runs guests of a few
@@ -170,84 +165,6 @@ fn mentions(project: &Project, theme: &str, text: &str) -> bool {
 /// Whether a theme has guests that run Debian from a disk.
 fn needs_debian(project: &Project, theme: &str) -> bool {
     mentions(project, theme, "Vm::debian(") || mentions(project, theme, "env::debian_disk(")
-}
-
-/// One test program with its arguments, and what it is told.
-struct Run {
-    group: Vec<String>,
-    environment: Vec<(String, String)>,
-    /// The disk that its guests start from.
-    debian: Option<Debian>,
-}
-
-/// Runs one test program with its arguments where guests run. Nested, each gets a host of its own, and another one
-/// if the host itself fails.
-fn run_group(project: &Project, place: &Place, mut run: Run) -> Result<Counts> {
-    let result = project
-        .cache()
-        .join(format!("test-result-{}", std::process::id()));
-    let this = std::env::current_exe().context(|| "xtask does not find itself".to_owned())?;
-    let path = |path: &Path| path.display().to_string();
-    let mut command = vec![path(&this), "run-tests".to_owned(), path(&result)];
-    command.push("--".to_owned());
-    command.append(&mut run.group);
-    let mut add = |name: &str, value: String| run.environment.push((name.to_owned(), value));
-    match place {
-        Place::Here => {
-            let scratch = tempfile::tempdir_in(project.cache())
-                .context(|| "no temporary folder in the cache".to_owned())?;
-            add("CH_SCRATCH", path(scratch.path()));
-            if let Some(debian) = &run.debian {
-                let disk = scratch.path().join("debian.raw");
-                add("CH_DEBIAN_DISK", path(&disk));
-                let mut copy = Command::new("cp");
-                run::check(copy.arg("--sparse=always").arg(&debian.disk).arg(disk))?;
-            }
-            let mut here = Command::new(&command[0]);
-            run::check(here.args(&command[1..]).envs(run.environment))?;
-        }
-        Place::Nested(_) => {
-            add(EMULATED, "1".to_owned());
-            add("CH_SCRATCH", nested::SCRATCH.to_owned());
-            if run.debian.is_some() {
-                // The drive after the scratch file system.
-                add("CH_DEBIAN_DISK", "/dev/vdb".to_owned());
-            }
-            let limit = if run.debian.is_some() {
-                DEBIAN_LIMIT
-            } else {
-                LIMIT
-            };
-            let job = Job {
-                command,
-                environment: run.environment,
-                folder: project.root().join("tests"),
-                limit: Some(limit),
-                drives: run
-                    .debian
-                    .iter()
-                    .map(|debian| debian.disk.clone())
-                    .collect(),
-                scratch: true,
-                interactive: false,
-            };
-            let mut spare = SPARE_HOSTS;
-            while let Err(error) = nested::run_job(project, &job) {
-                if spare == 0 {
-                    return Err(error);
-                }
-                spare -= 1;
-                print_chain(&error);
-                eprintln!("UNSTABLE: the emulated host failed; the tests begin again in another");
-            }
-        }
-    }
-    let text = run::read_text(&result)?;
-    let _ = std::fs::remove_file(&result);
-    parse(&text).ok_or_else(|| Error::Malformed {
-        path: result,
-        problem: "the test run left no result".to_owned(),
-    })
 }
 
 /// `cargo xtask run-tests RESULT [-- PROGRAM ARGUMENT…]…`: what runs in the emulated host.
@@ -327,14 +244,6 @@ fn theme(program: &Path) -> String {
         .map_or_else(|| name.to_string(), |(name, _)| name.to_owned())
 }
 
-fn parse(text: &str) -> Option<Counts> {
-    let (passed, failed) = text.trim().split_once(' ')?;
-    Some(Counts {
-        passed: passed.parse().ok()?,
-        failed: failed.parse().ok()?,
-    })
-}
-
 /// Builds the test programs and returns where they are.
 fn build(project: &Project) -> Result<Vec<PathBuf>> {
     let mut cargo = release::cargo();
@@ -403,17 +312,5 @@ mod tests {
     #[test]
     fn a_program_says_its_theme() {
         assert_eq!(theme(Path::new("/target/deps/boot-0123abcd")), "boot");
-    }
-
-    #[test]
-    fn a_result_is_read_as_it_was_written() {
-        assert_eq!(
-            parse("12 1\n"),
-            Some(Counts {
-                passed: 12,
-                failed: 1
-            })
-        );
-        assert_eq!(parse(""), None);
     }
 }

@@ -2,6 +2,7 @@
 
 mod count;
 pub(crate) mod guests;
+mod hosts;
 mod linux;
 
 use std::io::Write;

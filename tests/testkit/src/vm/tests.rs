@@ -94,6 +94,28 @@ fn commands_give_output_and_status() {
 }
 
 #[test]
+fn a_guest_that_starts_again_gives_no_answer_and_is_not_waited_for() {
+    let home = tempfile::tempdir().unwrap();
+    let (_folder, mut vm) = start(
+        &guest_script("exec 5>&2\necho triple fault >&5\n"),
+        |builder| builder.variable("HOME", home.path()),
+    );
+    // What is in the log of old does not matter.
+    vm.wait_for_log("triple fault", 20).unwrap();
+    assert_eq!(vm.run("echo on").unwrap().stdout, "on\n");
+    let started = Instant::now();
+    let script = "echo triple fault: the machine resets >&5; sleep 50";
+    let error = vm.run(script).unwrap_err().to_string();
+    assert!(error.contains("started again"), "{error}");
+    assert!(
+        started.elapsed() < Duration::from_secs(40),
+        "it was waited for"
+    );
+    // What is in the log of old does not matter.
+    assert_eq!(vm.run("echo on").unwrap().stdout, "on\n");
+}
+
+#[test]
 fn an_early_end_is_reported_with_the_log() {
     let (_folder, mut vm) = start("echo hello; echo no such kernel >&2; exit 1", |builder| {
         builder
