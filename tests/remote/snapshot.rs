@@ -164,3 +164,61 @@ fn what_cannot_be_saved_or_restored_is_refused_and_leaves_nothing() {
     monitor.wait_printed(20);
     monitor.end();
 }
+
+/// Where the guest finds the id that tells its machine from copies.
+const GENERATION_ID: u32 = 0xe_f000;
+
+/// Prints the id for ever.
+fn identity() -> Payload {
+    Payload::new().forever(|payload| {
+        (0..4)
+            .fold(payload, |payload, word| {
+                payload
+                    .read_u32(GENERATION_ID + 4 * word)
+                    .out_eax_bytes(0xe9)
+            })
+            .spin(2000)
+    })
+}
+
+/// The last id that the guest has printed as a whole since now.
+fn generation(monitor: &Monitor) -> [u8; 16] {
+    let before = monitor.printed();
+    monitor.wait_printed(before + 48);
+    let printed = fs::read(monitor.path("debug")).unwrap();
+    *printed.as_chunks::<16>().0.last().unwrap()
+}
+
+#[test]
+fn a_copy_has_a_generation_id_of_its_own_and_keeps_it() {
+    let first = Monitor::boot(identity());
+    let id = generation(&first);
+    assert_ne!(id, [0; 16]);
+    first.act(&["pause"]);
+    first.act(&["resume"]);
+    assert_eq!(generation(&first), id);
+    first.act(&["reboot"]);
+    assert_eq!(generation(&first), id, "a reset makes no other machine");
+    // Between two words the copy would print a half of each.
+    let folder = loop {
+        first.act(&["pause"]);
+        if first.printed() % 16 == 0 {
+            break first.path("saved");
+        }
+        first.act(&["resume"]);
+    };
+    fs::create_dir(&folder).unwrap();
+    first.act(&["snapshot", &format!("file://{folder}")]);
+    first.act(&["delete"]);
+    let mut seen = vec![id];
+    for _ in 0..2 {
+        let copy = restore(&first, &folder, ",resume=on");
+        let id = generation(&first);
+        assert!(!seen.contains(&id), "{seen:?}");
+        seen.push(id);
+        copy.act(&["reboot"]);
+        assert_eq!(generation(&first), id);
+        copy.end();
+    }
+    first.end();
+}

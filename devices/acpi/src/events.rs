@@ -16,8 +16,13 @@ use hypervisor::IrqLine;
 pub(crate) const PCI: u8 = 4;
 /// The power button was pressed.
 pub(crate) const POWER_BUTTON: u8 = 8;
+/// The machine is a copy of another one, with an id of its own.
+pub(crate) const GENERATION: u8 = 16;
 /// Notification of a button that was pressed (ACPI 6.5, 4.8.2.2.1.2).
 const PRESSED: u8 = 0x80;
+
+/// Notification of an id that has changed ("Virtual Machine Generation ID", Microsoft: the value 0x80).
+const CHANGED: u8 = 0x80;
 
 /// Name of the power button's device.
 const BUTTON: &str = "PWRB";
@@ -120,8 +125,11 @@ impl Aml for Methods {
         let press = Notify::new(&button, &PRESSED);
         let scan = MethodCall::new(Path::new(SCAN_SLOTS), Vec::new());
         let on_button = On(POWER_BUTTON, &press);
+        let generation = Path::new("\\_SB_.VGEN");
+        let change = Notify::new(&generation, &CHANGED);
+        let on_change = On(GENERATION, &change);
         let on_pci = On(PCI, &scan);
-        let mut body: Vec<&dyn Aml> = vec![&take, &on_button];
+        let mut body: Vec<&dyn Aml> = vec![&take, &on_button, &on_change];
         if self.pci {
             body.push(&on_pci);
         }
@@ -175,6 +183,7 @@ mod tests {
         assert!(holds(b"_EVT\x09"));
         // Notify (\_SB.PWRB, 0x80): ACPI 6.5, 20.2.5.3.
         assert!(holds(b"\x86\\\x2e_SB_PWRB\x0a\x80"));
+        assert!(holds(b"\x86\\\x2e_SB_VGEN\x0a\x80"));
         // If (And (Local0, 4)) { \_SB.PHPR.PSCN () }
         assert!(holds(b"\x7b\x60\x0a\x04\x00\\\x2f\x03_SB_PHPRPSCN"));
     }

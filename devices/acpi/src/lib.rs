@@ -1,14 +1,17 @@
-//! Sleep, reset, power management timer, power button and PCI hot-plug of hardware-reduced ACPI.
+//! Sleep, reset, power management timer, power button, PCI hot-plug and generation id of hardware-reduced ACPI.
 //!
 //! One register puts the machine to sleep or resets it, one counts time. Where they are, the guest reads in
 //! the FADT; the places here and there are the same constants of `arch`. What comes from outside, such as a press
 //! of the power button, the guest hears of through an event device, which is in the DSDT. So is the controller of
-//! PCI's slots ([`pci::HotPlug`]), whose registers are here.
+//! PCI's slots ([`pci::HotPlug`]), whose registers are here. A machine that is a copy of another one, restored or
+//! forked, tells its guest so by a new id in memory.
 #![forbid(unsafe_code)]
 
 mod events;
+mod generation;
 mod slots;
 
+use std::any::Any;
 use std::time::{Duration, Instant};
 
 use arch::layout;
@@ -16,8 +19,9 @@ use device::{
     Device, Error, Host, Kind, Names, NoConfig, Power, PowerEvent, Presence, Region, Result, Saved,
     Shared, Target,
 };
-use events::{Events, PCI, POWER_BUTTON};
+use events::{Events, GENERATION, PCI, POWER_BUTTON};
 use firmware::Node;
+use generation::{Generation, Id};
 use pci::HotPlugState;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,6 +64,7 @@ impl Kind for Acpi {
             timer,
             events: Events::new(host)?,
             slots: Slots::new(host)?,
+            generation: Generation::new(host)?,
         })
     }
 }
@@ -74,6 +79,7 @@ pub struct Registers {
     events: Events,
     /// Where there is PCI.
     slots: Option<Slots>,
+    generation: Generation,
 }
 
 /// What can be done to it while it is there.
@@ -103,6 +109,7 @@ struct State {
 
 impl Device for Registers {
     fn start(&mut self) -> Result<()> {
+        self.generation.tell()?;
         self.timer.lock().go();
         if let Some(slots) = &self.slots {
             slots.announce();
@@ -136,8 +143,10 @@ impl Device for Registers {
             since: None,
             before,
         };
+        // The machine that was saved may go on as well, or again: this one is another.
+        self.generation.renew()?;
         self.events
-            .set_pending(state.pending & (POWER_BUTTON | PCI));
+            .set_pending(state.pending & (POWER_BUTTON | PCI) | GENERATION);
         Ok(())
     }
 
@@ -159,7 +168,14 @@ impl Device for Registers {
     fn nodes(&self) -> Vec<Node> {
         let mut nodes = self.events.nodes(self.slots.is_some());
         nodes.extend(self.slots.as_ref().map(Slots::node));
+        nodes.push(Generation::node());
         nodes
+    }
+
+    /// A reset does not make another machine of it.
+    fn leave(self: Box<Self>) -> Option<Box<dyn Any + Send>> {
+        let id: Id = self.generation.leave();
+        Some(Box::new(id))
     }
 }
 

@@ -17,7 +17,8 @@
 //!
 //! ```text
 //! 0x500 GDT   0x520 IDT   0x6000 PVH start info   0x7000 memory map (PVH) or zero page (Linux)
-//! 0x8000 stack   0xa000 page tables   0x20000 command line   0xa0000 ACPI   0xf0000 SMBIOS, MP table
+//! 0x8000 stack   0xa000 page tables   0x20000 command line   0xa0000 ACPI   0xef000 generation id
+//! 0xf0000 SMBIOS, MP table
 //! ```
 
 use std::ops::Range;
@@ -79,8 +80,12 @@ pub const IDENTITY_MAPPED_SIZE: u64 = GIB;
 pub const CMDLINE_START: u64 = 0x2_0000;
 /// Bytes for the command line, terminating zero byte included.
 pub const CMDLINE_MAX_SIZE: u64 = 0x1_0000;
-/// ACPI's root pointer (RSDP). The tables follow in place if they end by [`SMBIOS_START`].
+/// ACPI's root pointer (RSDP). The tables follow in place if they end by [`ACPI_END`].
 pub const RSDP_START: u64 = 0xa_0000;
+/// End of the area for ACPI's tables; the page of the generation id follows.
+pub const ACPI_END: u64 = GENERATION_ID_START;
+/// Page with the 16 bytes that tell a machine from its copies, as ACPI's VM generation counter names it.
+pub const GENERATION_ID_START: u64 = 0xe_f000;
 /// SMBIOS entry point and structures; the MP table follows, 16-byte aligned.
 pub const SMBIOS_START: u64 = 0xf_0000;
 /// End of the area for SMBIOS and the MP table.

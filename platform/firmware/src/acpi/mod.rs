@@ -13,7 +13,7 @@
 //! the DSDT.
 //!
 //! The RSDP is at [`RSDP`], and the tables follow it in place. Thousands of processors
-//! need more room than there is before the SMBIOS area: then all tables but the RSDP go to RAM that the
+//! need more room than there is below [`IN_PLACE_END`]: then all tables but the RSDP go to RAM that the
 //! caller names as spare, and the caller reports that range as ACPI memory.
 
 mod aml;
@@ -32,8 +32,8 @@ use crate::{AcpiId, Error, IoApic, Node, Resource};
 
 /// Guest physical address of the RSDP; also what the EBDA pointer names.
 pub const RSDP: u64 = arch::layout::RSDP_START;
-/// First address after the room for tables behind the RSDP: there the SMBIOS area starts.
-pub const IN_PLACE_END: u64 = arch::layout::SMBIOS_START;
+/// First address after the room for tables behind the RSDP.
+pub const IN_PLACE_END: u64 = arch::layout::ACPI_END;
 
 /// OEM id of every table.
 const OEM_ID: [u8; 6] = *b"CLOUDH";
