@@ -250,6 +250,54 @@ fn networks_and_memory_come_and_go_also_while_the_machine_is_paused() {
 }
 
 #[test]
+fn a_network_comes_as_descriptors_and_their_unplug_closes_them() {
+    if !tap::testing::own_network() {
+        return;
+    }
+    let mut machine = Machine::linux("");
+    let held = machine.held();
+    let tap = tap::Tap::open("given0", 1).unwrap();
+    tap.configure(&tap::Settings {
+        address: Some((
+            "192.168.7.1".parse().unwrap(),
+            "255.255.255.0".parse().unwrap(),
+        )),
+        mac: None,
+        mtu: None,
+    })
+    .unwrap();
+    let copy = rustix::io::dup(&*tap.queues()[0]).unwrap();
+    rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty()).unwrap();
+    drop(tap);
+    let number = std::os::fd::AsRawFd::as_raw_fd(&copy);
+    let net = format!("fd=[{number}],id=given,mac=52:54:00:01:02:04");
+    let said = std::process::Command::new(testkit::env::remote().unwrap())
+        .args(["--api-socket", &machine.path("api").display().to_string()])
+        .args(["add-net", &net])
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success(), "{err}");
+    drop(copy);
+    let added: Value = serde_json::from_slice(&said.stdout).unwrap();
+    machine.wait("grep -q 52:54:00:01:02:04 /sys/class/net/*/address");
+    machine.run(
+        "net=$(basename $(dirname $(grep -l 52:54:00:01:02:04 /sys/class/net/*/address))); \
+         ip link set $net up && ip addr add 192.168.7.2/24 dev $net && ping -c 3 -w 20 192.168.7.1",
+    );
+    // The monitor has the only ones, and the interface ends with them.
+    assert!(tap::testing::ip("link show given0").contains("given0"));
+    machine.remove_and_wait("given", added["bdf"].as_str().unwrap());
+    let left = std::process::Command::new("ip")
+        .args(["link", "show", "given0"])
+        .output()
+        .unwrap();
+    assert!(!left.status.success(), "{left:?}");
+    assert_eq!(machine.held().1, held.1, "threads");
+    machine.vm.power_off().unwrap();
+}
+
+#[test]
 fn nothing_is_left_of_what_came_and_went() {
     let mut machine = Machine::linux("");
     let (path, memory) = (machine.file("disk", "disk"), machine.file("memory", "mem"));

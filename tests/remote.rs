@@ -151,20 +151,50 @@ fn a_device_that_comes_to_a_running_machine_is_told_of() {
 }
 
 #[test]
-fn descriptors_reach_the_monitor_which_does_not_take_them_yet() {
-    let monitor = Monitor::boot(busy());
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "exec \"$0\" \"$@\" 5</dev/null"]);
-    let remote = monitor.command(&["add-net", "fd=[5],num_queues=2"]);
-    shell.arg(remote.get_program()).args(remote.get_args());
-    let said = shell.output().unwrap();
-    let err = String::from_utf8(said.stderr).unwrap();
-    assert_eq!(said.status.code(), Some(1), "{err}");
-    assert!(
-        err.contains("Server responded with NotImplemented"),
-        "{err}"
-    );
-    assert!(err.contains("descriptors through the API"), "{err}");
+fn descriptors_of_a_tap_reach_the_monitor() {
+    if !tap::testing::own_network() {
+        return;
+    }
+    let tap = tap::Tap::open("given0", 2).unwrap();
+    let monitor = Monitor::start();
+    let held = monitor.taps();
+    let twice = |monitor: &Monitor, words| monitor.with_descriptors(tap.queues(), words);
+    monitor.act(&["create", &monitor.machine(busy())]);
+    monitor.act(&["resize", "--cpus", "2"]);
+    // Before the boot they wait for it. One that is not needed is not kept.
+    let added = twice(&monitor, "id=early,num_queues=4");
+    assert_eq!((added.code, added.err.as_str()), (0, ""), "{added:?}");
+    assert_eq!(monitor.taps(), held + 2);
+    let net = monitor.remote(&["info"]).json()["config"]["net"][0].take();
+    assert_eq!(net["fds"].as_array().unwrap().len(), 2, "{net}");
+    monitor.act(&["remove-device", "early"]);
+    assert_eq!(monitor.taps(), held);
+    let refused = twice(&monitor, "num_queues=2");
+    assert!(refused.err.contains("fd has 2 descriptors"), "{refused:?}");
+    assert_eq!(monitor.taps(), held);
+    twice(&monitor, "id=early,num_queues=4");
+    for _ in 0..2 {
+        monitor.act(&["boot"]);
+        monitor.wait_printed(0);
+        // Those that are kept for another boot, and those of the device.
+        assert_eq!(monitor.taps(), held + 4);
+        monitor.act(&["shutdown"]);
+        assert_eq!(monitor.taps(), held + 2);
+    }
+    monitor.act(&["delete"]);
+    assert_eq!(monitor.taps(), held);
+
+    // To a machine that runs.
+    monitor.act(&["create", &monitor.machine(busy())]);
+    monitor.act(&["resize", "--cpus", "2"]);
+    monitor.act(&["boot"]);
+    let refused = twice(&monitor, "num_queues=4,id=__rng");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert_eq!(monitor.taps(), held);
+    let added = twice(&monitor, "num_queues=4,mac=52:54:00:01:02:03");
+    // The one that was refused had an id of its own, and used up no number.
+    assert_eq!(added.json()["id"], "_net0");
+    assert_eq!(monitor.taps(), held + 4);
     // Nobody has this one.
     let closed = monitor.refused(&["add-net", "fd=[77],num_queues=2"]);
     assert!(

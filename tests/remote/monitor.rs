@@ -1,6 +1,7 @@
 //! A monitor, and the real `ch-remote` that talks to it.
 
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -134,6 +135,39 @@ impl Monitor {
 
     pub(crate) fn remote(&self, words: &[&str]) -> Said {
         finish(&mut spawn(&mut self.command(words)))
+    }
+
+    /// `add-net` of a device with these queues of a tap as its descriptors.
+    pub(crate) fn with_descriptors(
+        &self,
+        queues: &[std::sync::Arc<tap::Queue>],
+        net: &str,
+    ) -> Said {
+        // Copies that the program inherits, and any other that is started at this moment.
+        let copies: Vec<_> = queues
+            .iter()
+            .map(|queue| {
+                let copy = rustix::io::dup(&**queue).unwrap();
+                rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty()).unwrap();
+                copy
+            })
+            .collect();
+        let numbers: Vec<_> = copies
+            .iter()
+            .map(|copy| copy.as_raw_fd().to_string())
+            .collect();
+        let words = format!("{net},fd=[{}]", numbers.join(","));
+        self.remote(&["add-net", &words])
+    }
+
+    /// How many descriptors of taps the monitor has open.
+    pub(crate) fn taps(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.vm.pid());
+        let links = std::fs::read_dir(folder).unwrap();
+        links
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter(|target| target.ends_with("net/tun"))
+            .count()
     }
 
     /// The same with something on standard input.

@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisor::{IrqLine, Vm};
@@ -10,7 +11,7 @@ use memory::GuestRam;
 use reactor::Worker;
 use sandbox::{Allow, Filter};
 
-use crate::{Bus, Error, Power, Region, Result, Runner, Shared, Target};
+use crate::{Bus, Error, Given, Power, Region, Result, Runner, Shared, Target};
 
 /// Facts about the machine that a configuration may have to fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -227,6 +228,22 @@ impl<'a> Host<'a> {
         let service = services.entry(TypeId::of::<T>());
         let service = Arc::clone(service.or_insert_with(|| Arc::new(T::default())));
         service.downcast().unwrap_or_default()
+    }
+
+    /// Copies of the descriptors that the user gave the device ([`crate::Kind::DESCRIPTORS`]); `None` if there are none.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the process can have no more descriptors.
+    pub fn descriptors(&self) -> Result<Option<Vec<OwnedFd>>> {
+        let given = self.service::<Given>();
+        let Some(descriptors) = given.and_then(|given| given.of(&self.id)) else {
+            return Ok(None);
+        };
+        let copies = descriptors.duplicate().map_err(|source| Error::Backend {
+            what: "cannot copy the descriptors that were given".into(),
+            source: source.into(),
+        })?;
+        Ok(Some(copies))
     }
 
     /// A way to ask for [`crate::Device::attend`] from any thread, without waiting.

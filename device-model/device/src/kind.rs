@@ -97,6 +97,9 @@ pub trait Kind: Sync + 'static {
     /// One can come to a machine and leave it while the guest runs. Only for devices on PCI, and only if [`Kind::build`]
     /// and dropping it do all there is to do.
     const HOT_PLUG: bool = false;
+    /// Member of its configuration with numbers of open descriptors, a list, if it can be given any. The numbers say
+    /// how many there are; the descriptors are [`Host::descriptors`].
+    const DESCRIPTORS: Option<&'static str> = None;
     /// System calls that its code makes beyond [`sandbox::COMMON`].
     const SYSCALLS: Syscalls = Syscalls::NONE;
 
@@ -229,6 +232,8 @@ pub trait AnyKind: Sync {
     fn examples(&self) -> &'static [&'static str];
     /// See [`Kind::HOT_PLUG`].
     fn hot_plug(&self) -> bool;
+    /// See [`Kind::DESCRIPTORS`].
+    fn descriptors(&self) -> Option<&'static str>;
     /// See [`Kind::SYSCALLS`].
     fn syscalls(&self) -> Syscalls;
     /// Schema of [`Kind::Config`].
@@ -296,6 +301,10 @@ impl<K: Kind> AnyKind for K {
 
     fn hot_plug(&self) -> bool {
         K::HOT_PLUG
+    }
+
+    fn descriptors(&self) -> Option<&'static str> {
+        K::DESCRIPTORS
     }
 
     fn syscalls(&self) -> Syscalls {

@@ -18,6 +18,7 @@
 
 mod bus;
 mod error;
+mod given;
 mod histogram;
 mod host;
 mod kind;
@@ -28,6 +29,7 @@ mod saved;
 
 pub use bus::{Bus, Region, Shared, Target};
 pub use error::{Error, Problem, Result};
+pub use given::{Descriptors, Given};
 pub use histogram::{Durations, Histogram};
 pub use host::{Board, Eoi, EoiGuard, Facts, Host};
 pub use kind::{AnyKind, Device, Form, Kind, Names, NoConfig, OptionNames, Presence, Syscalls};

@@ -37,6 +37,7 @@ mod tests;
 mod transmit;
 mod worker;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -72,6 +73,7 @@ impl Kind for Net {
     };
     const PRESENCE: Presence = Presence::OnRequest;
     const HOT_PLUG: bool = true;
+    const DESCRIPTORS: Option<&'static str> = Some("fds");
     const EXAMPLES: &'static [&'static str] = &[
         "tap=,mac=12:34:56:78:90:ab,ip=192.168.249.1,mask=255.255.255.0",
         "num_queues=2,queue_size=512,mtu=1500,bw_size=100000000,bw_refill_time=1000",
@@ -99,7 +101,7 @@ impl Kind for Net {
         let environment = Environment::of(host, &config.pci)?;
         let end = match host.inherit() {
             Some(end) => end,
-            None => Arc::new(open(&config)?),
+            None => Arc::new(open(&config, host.descriptors()?)?),
         };
         let network = network(&config, end, host.id(), &environment)?;
         Ok(OverPci::new(Self::NAMES.kind, network, environment)?)
@@ -129,22 +131,20 @@ fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error 
     }
 }
 
-/// Opens and sets up the tap.
-fn open(config: &NetConfig) -> Result<HostEnd> {
-    let tap = match &config.fds {
-        Some(numbers) => {
-            let mut descriptors = Vec::with_capacity(numbers.len());
-            for number in numbers {
-                let descriptor =
-                    sandbox::adopt_descriptor(*number).map_err(|source| Error::Backend {
-                        what: format!("{OPTION} fd={number}"),
-                        source: source.into(),
-                    })?;
-                descriptors.push(descriptor);
-            }
-            Tap::adopt(descriptors)
+/// Opens the tap, or takes it over if its descriptors were given, and sets it up.
+fn open(config: &NetConfig, descriptors: Option<Vec<OwnedFd>>) -> Result<HostEnd> {
+    let tap = match (&config.fds, descriptors) {
+        (Some(numbers), Some(given)) if numbers.len() == given.len() => Tap::adopt(given),
+        (None, None) => Tap::open(config.tap_name(), config.pairs()),
+        (numbers, given) => {
+            let wanted = numbers.as_ref().map_or(0, Vec::len);
+            let given = given.map_or(0, |given| given.len());
+            let text = format!(
+                "the configuration has {wanted} descriptors, {given} were given: give them as fd= on the command \
+                 line, or with the request (ch-remote add-net fd=)"
+            );
+            return Err(Problem::new(OPTION, text).into());
         }
-        None => Tap::open(config.tap_name(), config.pairs()),
     }
     .map_err(failed)?;
     set_up(config, tap)

@@ -1,5 +1,7 @@
 //! Reads bodies. A mistake is named by its place, and a misspelt member by the one that was probably meant.
 
+use std::os::fd::OwnedFd;
+
 use device::AnyKind;
 use machine::Call;
 use schemars::{JsonSchema, Schema, schema_for};
@@ -71,9 +73,11 @@ fn check_members(path: &str, schema: &Schema, value: &Value) -> Result<(), Bad> 
 pub(crate) fn check_device(path: &str, kind: &dyn AnyKind, value: &Value) -> Result<(), Bad> {
     check_members(path, &kind.schema(), value)?;
     // Such numbers are the client's. Among the monitor's own they may be anything.
-    if value.get("fds").is_some_and(|numbers| !numbers.is_null()) {
-        return Err(Bad::Later(format!(
-            "{path}.fds: giving the monitor descriptors through the API"
+    let numbers = |list: &&'static str| value.get(list).is_some_and(|numbers| !numbers.is_null());
+    if let Some(list) = kind.descriptors().filter(numbers) {
+        return Err(Bad::Body(format!(
+            "{path}.{list}: numbers of descriptors mean nothing to another process: send the descriptors with the \
+             request (SCM_RIGHTS) that adds the device, as ch-remote does, or start the monitor with them"
         )));
     }
     kind.reads(value)
@@ -87,11 +91,33 @@ pub(crate) fn kind(member: &str) -> Option<&'static dyn AnyKind> {
 }
 
 /// Reads the configuration of a device to add.
-pub(crate) fn device(endpoint: &str, member: &'static str, body: &[u8]) -> Result<Call, Bad> {
+pub(crate) fn device(
+    endpoint: &str,
+    member: &'static str,
+    body: &[u8],
+    descriptors: Vec<OwnedFd>,
+) -> Result<Call, Bad> {
     let kind = kind(member).ok_or_else(|| Bad::Later(endpoint.to_owned()))?;
-    let config = json(body)?;
+    let mut config = json(body)?;
+    if !descriptors.is_empty() {
+        // A device that made do without them would not be the one that was asked for.
+        let list = kind.descriptors().ok_or_else(|| {
+            let count = descriptors.len();
+            Bad::Body(format!(
+                "{endpoint} takes no descriptors, {count} came with the request"
+            ))
+        })?;
+        // These say which is which to the client.
+        if let Some(members) = config.as_object_mut() {
+            members.shift_remove(list);
+        }
+    }
     check_device("$", kind, &config)?;
-    Ok(Call::AddDevice { member, config })
+    Ok(Call::AddDevice {
+        member,
+        config,
+        descriptors: descriptors.into(),
+    })
 }
 
 /// Reads which saved machine to restore, and how.

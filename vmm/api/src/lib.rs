@@ -60,7 +60,7 @@ impl Api {
     }
 
     /// What the request asks of the driver, or the answer if it asks nothing of it.
-    fn read(&self, request: &Request) -> Result<Ask, Response> {
+    fn read(&self, request: &mut Request) -> Result<Ask, Response> {
         let endpoint = find(&request.path).ok_or_else(Response::not_found)?;
         if endpoint.method != request.method {
             return Err(Response::bad_request());
@@ -80,11 +80,15 @@ impl Api {
             _ if body.is_empty() => Err(Response::empty(400)),
             Takes::Machine => called(create::call(body)),
             Takes::Json(read, _) => called(read(body)),
-            // A device that made do without them would not be the one that was asked for.
-            Takes::Device(_) if !request.descriptors.is_empty() => Err(Response::later(
-                "giving the monitor descriptors through the API",
-            )),
-            Takes::Device(member) => called(body::device(endpoint.name, member, body)),
+            Takes::Device(member) => {
+                let descriptors = std::mem::take(&mut request.descriptors);
+                called(body::device(
+                    endpoint.name,
+                    member,
+                    &request.body,
+                    descriptors,
+                ))
+            }
         }
     }
 }
@@ -101,8 +105,8 @@ fn called(read: Result<Call, Bad>) -> Result<Ask, Response> {
 }
 
 impl Handler for Api {
-    fn serve(&self, request: Request, respond: Respond) {
-        match self.read(&request) {
+    fn serve(&self, mut request: Request, respond: Respond) {
+        match self.read(&mut request) {
             Ok((call, status)) => {
                 let reply = Reply::new(move |answer: machine::Result<Answer>| {
                     respond(match answer {

@@ -101,7 +101,7 @@ fn bodies_of_other_calls() {
     let read =
         |name: &'static str, body: &str| match find(&format!("{PREFIX}{name}")).unwrap().takes {
             Takes::Json(read, _) => read(body.as_bytes()),
-            Takes::Device(member) => body::device(name, member, body.as_bytes()),
+            Takes::Device(member) => body::device(name, member, body.as_bytes(), Vec::new()),
             other => panic!("{other:?}"),
         };
     let net = r#"{"source_url":"file:///s","net_fds":[{"id":"a","num_fds":1,"fds":null}]}"#;
@@ -144,11 +144,30 @@ fn the_status_says_what_kind_of_failure_it_is() {
 #[test]
 fn numbers_of_descriptors_are_not_taken_for_the_monitors_own() {
     let net = json!({"net": [{"fds": [5], "num_queues": 2}]});
-    assert_eq!(
-        create(&net),
-        Err(Bad::Later(
-            "$.net[0].fds: giving the monitor descriptors through the API".into()
-        ))
-    );
+    let text = mistake(&net);
+    assert!(text.starts_with("$.net[0].fds: "), "{text}");
+    assert!(text.contains("SCM_RIGHTS"), "{text}");
     assert!(create(&json!({"net": [{"fds": null}]})).is_ok());
+}
+
+#[test]
+fn descriptors_go_to_devices_that_take_them_and_to_no_other() {
+    let some =
+        || -> Vec<std::os::fd::OwnedFd> { vec![std::fs::File::open("/dev/null").unwrap().into()] };
+    let body = br#"{"id":"n","fds":[7]}"#;
+    let call = body::device("vm.add-net", "net", body, some()).unwrap();
+    let Call::AddDevice {
+        config,
+        descriptors,
+        ..
+    } = call
+    else {
+        panic!("{call:?}");
+    };
+    assert_eq!((config, descriptors.len()), (json!({"id": "n"}), 1));
+    let refused = body::device("vm.add-disk", "disks", br#"{"path":"/d"}"#, some());
+    let text = "vm.add-disk takes no descriptors, 1 came with the request";
+    assert_eq!(refused, Err(Bad::Body(text.into())));
+    // Without any the numbers are a mistake.
+    assert!(body::device("vm.add-net", "net", body, Vec::new()).is_err());
 }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use arch::{CpuOptions, CpuProfile, CpuidEntry, MpState, Topology, layout};
 use config::{PayloadConfig, VmConfig};
-use device::{Board, Device, Facts, Host, Power};
+use device::{Board, Device, Facts, Given, Host, Power};
 use firmware::payload::{self, Loaded};
 use hypervisor::{
     Capabilities, ClockState, HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions,
@@ -40,6 +40,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) hypervisor: &'a dyn Hypervisor,
     pub(crate) features: &'a Features,
     pub(crate) seccomp: sandbox::Mode,
+    /// Open descriptors that devices were given.
+    pub(crate) given: &'a Arc<Given>,
     pub(crate) reports: Reports,
 }
 
@@ -148,6 +150,7 @@ impl<'a> Chassis<'a> {
         let Ground {
             hypervisor,
             seccomp,
+            given,
             reports,
             ..
         } = ground;
@@ -168,6 +171,7 @@ impl<'a> Chassis<'a> {
             layout::platform_area(profile.phys_bits()),
             reports.attention,
         ));
+        board.provide(Arc::clone(given));
         let pci = new_pci(&board, &ram, profile.phys_bits())?;
         Ok(Self {
             pci,

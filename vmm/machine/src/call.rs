@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use config::VmConfig;
-use device::Histogram;
+use device::{Descriptors, Histogram};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -47,6 +47,8 @@ pub enum Call {
         member: &'static str,
         /// Configuration of the device.
         config: Value,
+        /// Open descriptors for it, if it can be given any ([`device::Kind::DESCRIPTORS`]).
+        descriptors: Descriptors,
     },
     /// Take a device away. While the machine is built the guest is asked to let go of it, and it is gone when the
     /// guest has; whether and when that is, is up to the guest.

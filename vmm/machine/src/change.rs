@@ -1,11 +1,12 @@
 //! Changes of a machine's configuration, before it is booted and while it runs.
 
 use config::{Problem, VmConfig};
+use device::{Descriptors, Given};
 use serde_json::{Value, json};
 use telemetry::event;
 
 use crate::build::Machine;
-use crate::{Answer, Error, Resize, Result, prepare};
+use crate::{Answer, Error, Resize, Result, descriptors, prepare};
 
 /// Member of the configuration that `desired_balloon` is about.
 const BALLOON: &str = "balloon";
@@ -68,16 +69,33 @@ fn balloon(config: &VmConfig) -> Option<String> {
         .map(|planned| planned.id)
 }
 
+/// A device that is to come.
+pub(crate) struct NewDevice<'a> {
+    /// Member of the machine's configuration.
+    pub(crate) member: &'static str,
+    pub(crate) config: Value,
+    /// For it alone; closed if it does not come.
+    pub(crate) descriptors: Descriptors,
+    /// Where it finds them.
+    pub(crate) given: &'a Given,
+}
+
 /// Gives the machine one device more: at once, or at its next boot. `number` is the one from which devices that come to
 /// a running machine are named. `confined`: Landlock says which files there are.
 pub(crate) fn add_device(
     config: &mut VmConfig,
     machine: Option<&mut Machine>,
-    member: &'static str,
-    device: Value,
+    device: NewDevice<'_>,
     number: &mut u64,
     confined: bool,
 ) -> Result<Answer> {
+    let NewDevice {
+        member,
+        config: mut device,
+        descriptors,
+        given,
+    } = device;
+    descriptors::enter(member, &mut device, &descriptors)?;
     let mut changed = config.clone();
     let devices = &mut changed.devices;
     match devices.entry(member).or_insert(Value::Null) {
@@ -92,23 +110,37 @@ pub(crate) fn add_device(
     let Some(machine) = machine else {
         catalog::settle(devices);
         prepare::check_devices(&changed)?;
+        if !descriptors.is_empty() {
+            given.give(&newest(&changed, member)?.id, descriptors);
+        }
         *config = changed;
         return Ok(Answer::Done);
     };
     // A number is not used again, not even after a device that could not be had.
     *number = catalog::name_all(devices, *number);
     prepare::check_devices(&changed)?;
+    let planned = newest(&changed, member)?;
+    let id = planned.id.clone();
+    if !descriptors.is_empty() {
+        given.give(&id, descriptors);
+    }
+    let added = machine.plug(planned).map_err(|error| {
+        given.take_back(&id);
+        explain(error, confined)
+    })?;
+    *config = changed;
+    Ok(Answer::Added(added))
+}
+
+/// The device that came last to a member of the configuration.
+fn newest<'a>(config: &'a VmConfig, member: &'static str) -> Result<catalog::Planned<'a>> {
     let of_member = |planned: &catalog::Planned<'_>| {
         let option = planned.kind.names().option;
         option.is_some_and(|option| option.field == member)
     };
-    let plan = catalog::plan(&changed.devices).into_iter();
+    let plan = catalog::plan(&config.devices).into_iter();
     let last = plan.filter(of_member).last();
-    let planned = last.ok_or_else(|| Problem::new(member, "this means that there is no device"))?;
-    let added = machine.plug(planned);
-    let added = added.map_err(|error| explain(error, confined))?;
-    *config = changed;
-    Ok(Answer::Added(added))
+    Ok(last.ok_or_else(|| Problem::new(member, "this means that there is no device"))?)
 }
 
 /// Says that Landlock may be why a file could not be opened.
@@ -206,8 +238,13 @@ mod tests {
         let mut config = config();
         let before = config.clone();
         // There is one by default, and it is the only one.
-        let device = json!({"src": "/dev/random"});
-        let error = add_device(&mut config, None, "rng", device, &mut 0, false);
+        let device = NewDevice {
+            member: "rng",
+            config: json!({"src": "/dev/random"}),
+            descriptors: Descriptors::default(),
+            given: &Given::default(),
+        };
+        let error = add_device(&mut config, None, device, &mut 0, false);
         assert!(error.unwrap_err().to_string().contains("one already"));
         assert_eq!(config, before);
     }

@@ -15,6 +15,7 @@
 mod build;
 mod call;
 mod change;
+mod descriptors;
 mod driver;
 mod error;
 mod features;

@@ -5,18 +5,21 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use config::{CoreScheduling, Problem, VmConfig};
-use device::{Power, PowerEvent};
+use device::{Descriptors, Given, Power, PowerEvent};
 use hypervisor::Hypervisor;
 use sandbox::Filter;
 use serde_json::Value;
 use telemetry::event;
 
 use crate::build::{self, Ground, Legacy, Machine, Reports};
+use crate::change::NewDevice;
 use crate::driver::{Driver, First, Options, Remote, Report, Request};
 use crate::features::Features;
 use crate::life::{self, Act, State};
 use crate::restore::SavedMachine;
-use crate::{Answer, Call, Error, Measures, Reply, Restore, Result, change, prepare, syscalls};
+use crate::{
+    Answer, Call, Error, Measures, Reply, Restore, Result, change, descriptors, prepare, syscalls,
+};
 
 /// The thread's belongings.
 pub(crate) struct Owner {
@@ -31,6 +34,8 @@ pub(crate) struct Owner {
     /// Devices that come while the machine runs are named from this number on.
     number: u64,
     machine: Option<Machine>,
+    /// Open descriptors that devices of the configuration were given.
+    given: Arc<Given>,
     /// What the guest asked for just before it was paused: it happens when it goes on.
     postponed: Option<PowerEvent>,
 }
@@ -52,6 +57,7 @@ impl Owner {
             config: None,
             number: 0,
             machine: None,
+            given: Arc::default(),
             postponed: None,
         }
     }
@@ -66,6 +72,7 @@ impl Owner {
         filter.apply().map_err(Error::confine(Driver::THREAD))?;
         match first {
             Some(First::Boot(config)) => {
+                descriptors::adopt(&config, &self.given)?;
                 self.config = Some(*config);
                 self.state = State::Created;
                 self.boot()?;
@@ -166,10 +173,18 @@ impl Owner {
                 self.configured()?;
                 self.running()?.resize_disk(&wish)?;
             }
-            Call::AddDevice { member, config } => return self.add_device(member, config),
+            Call::AddDevice {
+                member,
+                config,
+                descriptors,
+            } => return self.add_device(member, config, descriptors),
             Call::RemoveDevice(wish) => {
                 let (config, machine) = self.configured()?;
+                let built = machine.is_some();
                 change::remove_device(config, machine, &wish.id)?;
+                if !built {
+                    self.given.take_back(&wish.id);
+                }
             }
             Call::StopMonitor => {}
         }
@@ -189,10 +204,22 @@ impl Owner {
         Ok((config, self.machine.as_mut()))
     }
 
-    fn add_device(&mut self, member: &'static str, device: Value) -> Result<Answer> {
+    fn add_device(
+        &mut self,
+        member: &'static str,
+        config: Value,
+        descriptors: Descriptors,
+    ) -> Result<Answer> {
         let (mut number, confined) = (self.number, self.options.landlock);
+        let given = Arc::clone(&self.given);
+        let device = NewDevice {
+            member,
+            config,
+            descriptors,
+            given: &given,
+        };
         let (config, machine) = self.configured()?;
-        let added = change::add_device(config, machine, member, device, &mut number, confined);
+        let added = change::add_device(config, machine, device, &mut number, confined);
         self.number = number;
         added
     }
@@ -204,6 +231,7 @@ impl Owner {
             if let Some(config) = &mut self.config {
                 catalog::remove(&mut config.devices, &device.id);
             }
+            self.given.take_back(&device.id);
             event!("vm", "device-removed", id = device.id, bdf = device.bdf);
         }
     }
@@ -221,6 +249,7 @@ impl Owner {
         if self.take_down() {
             event!("vm", "shutdown");
         }
+        self.given.clear();
         if self.config.take().is_some() {
             event!("vm", "deleted");
         }
@@ -330,6 +359,7 @@ impl Owner {
         event!("vm", "restoring");
         let resume = wish.resume;
         let saved = SavedMachine::open(wish)?;
+        descriptors::adopt(&saved.config, &self.given).inspect_err(|_| self.given.clear())?;
         self.config = Some(saved.config.clone());
         self.number = saved.state.number;
         let restored = self.build_with(|config, ground| Machine::restore(config, &saved, ground));
@@ -337,6 +367,7 @@ impl Owner {
             Ok(machine) => self.machine = Some(machine),
             Err(error) => {
                 self.config = None;
+                self.given.clear();
                 return Err(error);
             }
         }
@@ -382,6 +413,7 @@ impl Owner {
             hypervisor: &*self.hypervisor,
             features: &self.features,
             seccomp: self.options.seccomp,
+            given: &self.given,
             reports: Reports {
                 power,
                 attention,

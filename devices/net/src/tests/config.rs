@@ -121,27 +121,25 @@ fn a_tap_is_opened_as_the_configuration_says() {
     }
     let mut config: NetConfig =
         keyvalue::from_str("tap=,ip=192.168.249.1,mask=255.255.255.0").unwrap();
-    let end = open(&config).unwrap();
+    let end = open(&config, None).unwrap();
     assert_eq!(end.tap.name(), "vmtap0");
     assert_eq!((end.mac.0[0], end.mtu), (0x2e, Some(1500)));
     assert!(ip("addr show vmtap0").contains("192.168.249.1/24"));
     config.tap = Some("lo".into());
-    let error = telemetry::chain(&open(&config).unwrap_err()).join(": ");
+    let error = telemetry::chain(&open(&config, None).unwrap_err()).join(": ");
     assert!(error.contains("tap lo"), "{error}");
     assert_eq!(
         <Net as Kind>::paths(&config),
         [("/dev/net/tun".into(), Access::ReadWrite)]
     );
-    // Descriptors are taken over by number.
+    // Descriptors are those that were given, not those of the numbers.
     let prepared = Tap::open("given", 1).unwrap();
-    let descriptor = std::os::fd::AsFd::as_fd(&*prepared.queues()[0])
-        .try_clone_to_owned()
-        .unwrap();
-    let number = std::os::fd::IntoRawFd::into_raw_fd(descriptor);
-    let config: NetConfig = keyvalue::from_str(&format!("fd={number}")).unwrap();
-    let end = open(&config).unwrap();
+    let descriptor = std::os::fd::AsFd::as_fd(&*prepared.queues()[0]);
+    let descriptors = vec![descriptor.try_clone_to_owned().unwrap()];
+    let config: NetConfig = keyvalue::from_str("fd=9997").unwrap();
+    let end = open(&config, Some(descriptors)).unwrap();
     assert_eq!(end.tap.name(), "given");
-    let error = telemetry::chain(&open(&config).unwrap_err()).join(": ");
-    assert!(error.contains(&format!("fd={number}")), "{error}");
+    let error = open(&config, None).unwrap_err().to_string();
+    assert!(error.contains("1 descriptors, 0 were given"), "{error}");
     assert_eq!(<Net as Kind>::paths(&config), []);
 }
