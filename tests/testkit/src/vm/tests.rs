@@ -111,8 +111,6 @@ fn a_guest_that_starts_again_gives_no_answer_and_is_not_waited_for() {
         started.elapsed() < Duration::from_secs(40),
         "it was waited for"
     );
-    // What is in the log of old does not matter.
-    assert_eq!(vm.run("echo on").unwrap().stdout, "on\n");
 }
 
 #[test]
