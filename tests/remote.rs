@@ -1,6 +1,8 @@
 //! `ch-remote` as users run it: each subcommand against a monitor whose guest is a few instructions long.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "remote/core_dump.rs"]
+mod core_dump;
 #[path = "remote/monitor.rs"]
 mod monitor;
 #[path = "remote/snapshot.rs"]

@@ -67,7 +67,7 @@ const ROWS: &[(&str, &str, &[&str])] = &[
         "send-migration",
         &["destination_url=unix:/none"],
     ),
-    ("vm.coredump", "coredump", &["file:///none"]),
+    ("vm.coredump", "coredump", &["file:///none/core"]),
     ("vm.shutdown", "shutdown", &[]),
     ("vm.delete", "delete", &[]),
     ("vmm.shutdown", "shutdown-vmm", &[]),

@@ -73,6 +73,7 @@ pub(crate) const TEST: &[Need] = &[
     program("acpica-tools", "iasl"),
     program("dmidecode", "dmidecode"),
     program("e2fsprogs", "mkfs.ext4"),
+    program("gdb", "gdb"),
     program("iproute2", "ip"),
     program("iperf3", "iperf3"),
     program("iputils-ping", "ping"),

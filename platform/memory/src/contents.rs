@@ -31,7 +31,7 @@ pub struct RangeInFile {
 /// What was written of RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Length of the file in bytes: the size of RAM.
+    /// Bytes that it takes in the file: the size of RAM.
     pub size: u64,
     /// Bytes of it that are not holes.
     pub data: u64,
@@ -61,17 +61,28 @@ impl GuestRam {
     /// # Errors
     /// [`Error::Contents`] if the file cannot be written, as when its file system is full.
     pub fn write_contents(&self, file: &File) -> Result<Written, Error> {
+        self.write_contents_at(file, 0)
+    }
+
+    /// As [`GuestRam::write_contents`], to a part of the file that is empty yet: from `start` on to the file's end.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_contents_at(&self, file: &File, start: u64) -> Result<Written, Error> {
         let failed = |source| Error::Contents {
             act: "write",
             source,
         };
         let size = self.size();
-        file.set_len(size).map_err(failed)?;
+        let end = start.checked_add(size);
+        let end = end.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EOVERFLOW)))?;
+        file.set_len(end).map_err(failed)?;
         let mut data = 0;
         for (region, range) in self.regions().zip(self.ranges()) {
             let mapping = region.mapping();
             for part in mapping.touched().map_err(failed)? {
-                data += write_part(mapping, part, file, range.offset).map_err(failed)?;
+                let base = start + range.offset;
+                data += write_part(mapping, part, file, base).map_err(failed)?;
             }
         }
         Ok(Written { size, data })

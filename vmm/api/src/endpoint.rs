@@ -1,6 +1,6 @@
 //! The table of endpoints.
 
-use machine::{Call, RemoveDevice, Resize, ResizeDisk, Restore, Snapshot};
+use machine::{Call, CoreDump, RemoveDevice, Resize, ResizeDisk, Restore, Snapshot};
 use schemars::{JsonSchema, Schema, schema_for};
 
 use crate::body::{self, Bad};
@@ -230,7 +230,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "Hand the VM over to another monitor",
         Later,
     ),
-    put("vm.coredump", "Write the guest's memory to a file", Later),
+    put(
+        "vm.coredump",
+        "Write the guest's memory and registers to a file, for debuggers",
+        Json(
+            |body| Ok(Call::CoreDump(body::read(body)?)),
+            schema::<CoreDump>,
+        ),
+    ),
 ];
 
 /// The endpoint at a path.

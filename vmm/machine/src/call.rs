@@ -30,6 +30,9 @@ pub enum Call {
     Resume,
     /// Save all of the paused machine to files.
     Snapshot(Snapshot),
+    /// Write the guest's memory and its processors' registers to a file, for debuggers. A machine that runs stands still
+    /// meanwhile.
+    CoreDump(CoreDump),
     /// Make a machine from files; it is paused then.
     Restore(Box<Restore>),
     /// Press the guest's power button.
@@ -101,6 +104,15 @@ pub struct RemoveDevice {
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
     /// A folder that exists: `file:///<folder>`. Nothing in it is replaced.
+    #[schemars(extend("format" = "url"))]
+    pub destination_url: String,
+}
+
+/// Where a core dump is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CoreDump {
+    /// A file that does not exist yet: `file:///<file>`.
     #[schemars(extend("format" = "url"))]
     pub destination_url: String,
 }

@@ -54,6 +54,19 @@ pub enum Error {
     /// Files of a saved machine cannot be written or used.
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
+    /// The file of a core dump cannot be made.
+    #[error("cannot {act} {}", .path.display())]
+    CoreDump {
+        /// `create` or `write`.
+        act: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is something already.
+    #[error("{} is there already: a core dump replaces nothing, give another name", .0.display())]
+    Exists(std::path::PathBuf),
     /// A saved machine does not fit together, or not to this host.
     #[error("the saved VM cannot be restored here: {0}")]
     Unrestorable(String),

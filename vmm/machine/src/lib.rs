@@ -15,6 +15,7 @@
 mod build;
 mod call;
 mod change;
+mod core_dump;
 mod descriptors;
 mod driver;
 mod error;
@@ -34,7 +35,7 @@ mod tables;
 
 pub use build::Machine;
 pub use call::{
-    Answer, Call, Counters, Info, Measures, Node, PciDevice, RemoveDevice, Reply, Resize,
+    Answer, Call, CoreDump, Counters, Info, Measures, Node, PciDevice, RemoveDevice, Reply, Resize,
     ResizeDisk, Snapshot,
 };
 pub use driver::{Driver, First, Options, Remote};

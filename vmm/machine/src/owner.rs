@@ -18,7 +18,8 @@ use crate::features::Features;
 use crate::life::{self, Act, State};
 use crate::restore::SavedMachine;
 use crate::{
-    Answer, Call, Error, Measures, Reply, Restore, Result, change, descriptors, prepare, syscalls,
+    Answer, Call, Error, Measures, Reply, Restore, Result, change, core_dump, descriptors, prepare,
+    syscalls,
 };
 
 /// The thread's belongings.
@@ -159,6 +160,7 @@ impl Owner {
             Call::Pause => self.pause()?,
             Call::Resume => self.resume()?,
             Call::Snapshot(wish) => self.snapshot(&wish.destination_url)?,
+            Call::CoreDump(wish) => self.core_dump(&wish.destination_url)?,
             Call::Restore(wish) => self.restore(&wish)?,
             Call::PowerButton => self.running()?.press_power_button()?,
             Call::Nmi => self.running()?.nmi()?,
@@ -352,6 +354,22 @@ impl Owner {
         machine.save_to(&folder, config, number, &features)?;
         event!("vm", "snapshotted");
         Ok(())
+    }
+
+    /// A machine that runs is paused for it, and goes on whatever comes of it.
+    fn core_dump(&mut self, url: &str) -> Result<()> {
+        life::after(self.state, Act::Use)?;
+        let path = core_dump::file(url)?;
+        let runs = self.state == State::Running;
+        if runs {
+            self.pause()?;
+        }
+        event!("vm", "coredumping");
+        let dumped = self.running()?.dump_to(&path);
+        if runs {
+            self.resume()?;
+        }
+        dumped
     }
 
     fn restore(&mut self, wish: &Restore) -> Result<()> {
