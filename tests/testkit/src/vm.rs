@@ -135,6 +135,10 @@ impl Vm {
     /// # Errors
     /// As [`Vm::run`].
     pub fn run_within(&mut self, script: &str, seconds: u64) -> Result<Output> {
+        if !self.ready {
+            self.wait_ready(BOOT_SECONDS)?;
+        }
+        // What was before, such as a reset that was asked for, is no trouble.
         let logged = self.log.len();
         let number = self.request(script)?;
         let what = format!("answer to `{script}`");
