@@ -112,7 +112,6 @@ impl DiskConfig {
     /// The first [`Problem`] found.
     pub(crate) fn check(&self, facts: &Facts) -> Result<(), Problem> {
         self.check_backend()?;
-        self.check_format()?;
         self.check_queues(facts)?;
         self.check_limits()?;
         if let Some(serial) = self.serial.as_ref().filter(|text| text.len() > ID_LEN) {
@@ -132,18 +131,6 @@ impl DiskConfig {
             ),
             (None, _) => refuse("path is missing: which file or block device is it?"),
             (Some(_), None) => Ok(()),
-        }
-    }
-
-    /// The backend opens more than guests get: formats whose hostile images were not tried yet.
-    fn check_format(&self) -> Result<(), Problem> {
-        match self.image_type {
-            ImageType::FixedVhd | ImageType::Vhdx => refuse(format!(
-                "image_type={} is not in this version: convert the image with \
-                 `qemu-img convert -O raw` and say image_type=raw",
-                self.image_type.word()
-            )),
-            _ => Ok(()),
         }
     }
 

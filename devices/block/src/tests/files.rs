@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use disk::tools::{NewImage, create};
 use disk::{Engine, ImageType};
 use serde_json::json;
 
@@ -166,4 +167,56 @@ fn an_image_can_be_open_once_for_writing() {
     assert!(disk::open(&options).is_err());
     drop(left);
     disk::open(&options).unwrap();
+}
+
+#[test]
+fn images_of_microsoft_are_written_resized_and_there_again() {
+    let folder = tempfile::tempdir().unwrap();
+    for (image_type, fixed) in [
+        (ImageType::FixedVhd, true),
+        (ImageType::FixedVhd, false),
+        (ImageType::Vhdx, true),
+        (ImageType::Vhdx, false),
+    ] {
+        let path = folder.path().join(format!("{image_type:?}-{fixed}"));
+        let new = NewImage {
+            image_type,
+            size: 4 << 20,
+            fixed,
+            block: None,
+            sector: None,
+        };
+        create(&path, &new).unwrap();
+        let options = OpenOptions {
+            image_type,
+            ..OpenOptions::new(&path)
+        };
+        let bench = Bench::new();
+        for again in [false, true] {
+            let disk = disk::open(&options).unwrap();
+            let parts = Parts {
+                options: options.clone(),
+                ..parts(disk)
+            };
+            let mut device = plug(&bench, parts);
+            let mut guest = Guest::new(&bench, &mut device, u64::MAX);
+            if !again {
+                // The size of the disk is not that of the file.
+                assert_eq!(guest.driver.field(0, 8), 8192, "{image_type:?}");
+                let data = [7; 4096];
+                assert_eq!(guest.request(OUT, 8184, &[Part::Read(&data)]).0, OK);
+                assert_eq!(guest.request(OUT, 8192, &[Part::Read(&data)]).0, IOERR);
+                device.update(json!({ "size": 40 << 20 })).unwrap();
+                assert_eq!(guest.request(OUT, 81_912, &[Part::Read(&data)]).0, OK);
+                assert_eq!(guest.request(FLUSH, 0, &[]).0, OK);
+            }
+            for (sector, byte) in [(0, 0), (8184, 7), (8192, 0), (81_904, 0), (81_912, 7)] {
+                let (status, at) = guest.request(IN, sector, &[Part::Write(4096)]);
+                assert_eq!(status, OK, "{image_type:?} {fixed} {sector}");
+                assert!(guest.bytes(at[0], 4096) == [byte; 4096], "{sector}");
+            }
+        }
+        let found = disk::tools::check(&path, image_type, false).unwrap();
+        assert_eq!((found.errors, found.repairs), (0, 0), "{found:?}");
+    }
 }
