@@ -1,4 +1,4 @@
-//! Builds the monitor and its client as users get them: optimised and static.
+//! Builds the monitor and the programs beside it as users get them: optimised and static.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use crate::run;
 
 /// The monitor's program and package.
 pub(crate) const MONITOR: &str = "cloud-hypervisor";
-/// The client of its API, which is beside it.
-const CLIENT: &str = "ch-remote";
+/// The client of its API, and what makes images, which are beside it.
+const BESIDE: [&str; 2] = ["ch-remote", "ch-image"];
 
-/// Builds the release binaries and returns the path of the monitor; its client is in the same folder.
+/// Builds the release binaries and returns the path of the monitor; the others are in the same folder.
 ///
 /// It has a build folder of its own: other flags in the shared one would rebuild everything twice.
 ///
@@ -30,7 +30,7 @@ pub(crate) fn build(project: &Project) -> Result<PathBuf> {
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     run::check(cargo.current_dir(project.root()))?;
     let folder = target.join(triple).join("release");
-    for program in [MONITOR, CLIENT] {
+    for program in [MONITOR].into_iter().chain(BESIDE) {
         let path = folder.join(program);
         if !apt::is_static(&path) {
             return Err(Error::Malformed {

@@ -4,12 +4,15 @@
 
 mod create;
 mod findings;
+mod info;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use create::{NewImage, create};
 pub use findings::Findings;
+pub(crate) use info::Shape;
+pub use info::{Info, detect, info};
 
 use crate::image::Image;
 use crate::mapped::open_file;

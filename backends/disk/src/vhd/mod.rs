@@ -36,7 +36,8 @@ pub(crate) use create::create;
 pub(crate) use footer::DiskType;
 pub(crate) use image::Vhd;
 
-use crate::mapped::{MappedDisk, open_file};
+use crate::mapped::{MappedDisk, Mapping, open_file};
+use crate::tools::Shape;
 use crate::{Disk, Error, OpenOptions};
 
 /// Largest disk: 2040 GiB (specification, "Hard Disk Footer Format", "Current Size").
@@ -66,6 +67,25 @@ pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
         ));
     }
     Ok(MappedDisk::share(Arc::new(image), file, options))
+}
+
+/// What an image is.
+///
+/// # Errors
+/// Why it cannot be opened, in words.
+pub(crate) fn shape(storage: Arc<dyn crate::storage::Storage>) -> Result<Shape, String> {
+    let image = Vhd::open(storage, true)?;
+    Ok(Shape {
+        size: image.capacity(),
+        kind: if image.is_dynamic() {
+            "dynamic"
+        } else {
+            "fixed"
+        },
+        // The format has no other.
+        sector: 512,
+        block: image.blocks.as_ref().map(|blocks| blocks.block),
+    })
 }
 
 pub(crate) fn refuse(path: &Path, reason: impl Into<String>) -> Error {

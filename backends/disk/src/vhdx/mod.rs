@@ -41,8 +41,9 @@ pub(crate) use create::{Parameters, create};
 pub(crate) use image::Vhdx;
 
 use crate::image::Image;
-use crate::mapped::{MappedDisk, open_file};
+use crate::mapped::{MappedDisk, Mapping, open_file};
 use crate::storage::Storage;
+use crate::tools::Shape;
 use crate::{Disk, Error, OpenOptions};
 
 /// Structures are at multiples of this, and blocks too ([MS-VHDX] 2.2).
@@ -60,6 +61,24 @@ pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
     let image =
         Vhdx::open(storage, options.read_only).map_err(|reason| refuse(&options.path, reason))?;
     Ok(MappedDisk::share(Arc::new(image), file, options))
+}
+
+/// What an image is.
+///
+/// # Errors
+/// Why it cannot be opened, in words.
+pub(crate) fn shape(storage: Arc<dyn Storage>) -> Result<Shape, String> {
+    let image = Vhdx::open(storage, true)?;
+    let metadata = &image.metadata;
+    Ok(Shape {
+        size: image.capacity(),
+        kind: match metadata.leave_allocated {
+            true => "fixed",
+            false => "dynamic",
+        },
+        sector: metadata.logical_sector,
+        block: Some(metadata.block),
+    })
 }
 
 pub(crate) fn refuse(path: &Path, reason: impl Into<String>) -> Error {

@@ -1,4 +1,4 @@
-//! Writes shell completions and man pages of the monitor and of its client into a folder: `generate-docs FOLDER`.
+//! Writes shell completions and man pages of the monitor and of what belongs to it into a folder: `generate-docs FOLDER`.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .ok_or("usage: generate-docs FOLDER")?;
     fs::create_dir_all(&folder)?;
     write(&folder, "cloud-hypervisor", command(Help::Yes))?;
+    write(&folder, "ch-image", ch_image::cli::command())?;
     write(&folder, "ch-remote", ch_remote::cli::command())
 }
 

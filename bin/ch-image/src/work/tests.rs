@@ -1,0 +1,170 @@
+//! The subcommands, with an independent program as the judge.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use super::*;
+
+const TARGETS: [(&str, &[&str], &str); 5] = [
+    ("raw", &[], "raw"),
+    ("vhd", &[], "vpc"),
+    ("vhd", &["--fixed"], "vpc"),
+    ("vhdx", &["--block-size", "1M"], "vhdx"),
+    ("vhdx", &["--fixed"], "vhdx"),
+];
+
+fn run(words: &[&str]) -> Result<Outcome> {
+    let words = ["ch-image"].iter().chain(words);
+    act(&crate::cli::command().try_get_matches_from(words).unwrap())
+}
+
+fn qemu_img(arguments: &[&str]) {
+    let output = Command::new("qemu-img").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+/// A raw image with something here and there, in a folder.
+fn source() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("source");
+    let file = File::create(&path).unwrap();
+    file.set_len((20 << 20) + 512).unwrap();
+    for (at, byte) in [(0, 1), (5 << 20, 2), (9_999_872, 3), (20 << 20, 4)] {
+        file.write_all_at(&[byte; 512], at).unwrap();
+    }
+    (folder, path.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn every_format_is_made_of_every_other_one() {
+    let (folder, raw) = source();
+    let name = |name: String| folder.path().join(name).to_str().unwrap().to_owned();
+    for (index, (format, more, qemu)) in TARGETS.into_iter().enumerate() {
+        let first = name(format!("{index}"));
+        let words = ["convert", "--source-format", "raw", "--format", format];
+        let outcome = run(&[&words[..], more, &[&raw, &first]].concat()).unwrap();
+        assert_eq!(outcome.json["written"], 3 * (64 << 10) + 512, "{format}");
+        let driver = match qemu {
+            "vpc" => format!("driver=vpc,file.filename={first},force_size_calc=current_size"),
+            _ => format!("driver={qemu},file.filename={first}"),
+        };
+        let same = format!("driver=raw,file.filename={raw}");
+        qemu_img(&["compare", "--image-opts", &driver, &same]);
+        // And back.
+        let second = name(format!("{index}-back"));
+        let words = ["convert", "--source-format", format, "--format", "raw"];
+        run(&[&words[..], &[&first, &second]].concat()).unwrap();
+        assert!(std::fs::read(&second).unwrap() == std::fs::read(&raw).unwrap());
+        if format != "raw" {
+            let outcome = run(&["check", "--format", format, &first]).unwrap();
+            assert!(!outcome.contradictions, "{outcome:?}");
+            let info = run(&["info", &first]).unwrap();
+            assert_eq!(info.json["format"], format);
+            assert_eq!(info.json["format_guessed"], true);
+            assert_eq!(info.json["size"], (20 << 20) + 512);
+            let kind = if more == ["--fixed"] {
+                "fixed"
+            } else {
+                "dynamic"
+            };
+            assert_eq!(info.json["kind"], kind);
+        }
+    }
+}
+
+#[test]
+fn images_are_made_and_get_another_size() {
+    let folder = tempfile::tempdir().unwrap();
+    for (index, (format, more, _)) in TARGETS.into_iter().enumerate() {
+        let path = folder.path().join(format!("{index}"));
+        let path = path.to_str().unwrap();
+        let words = ["create", "--format", format, "--size", "8M"];
+        run(&[&words[..], more, &[path]].concat()).unwrap();
+        let again = run(&[&words[..], more, &[path]].concat()).unwrap_err();
+        assert!(matches!(again, Error::Image(disk::Error::Create { .. })));
+        let resize = ["resize", "--format", format, "--size"];
+        run(&[&resize[..], &["16M", path]].concat()).unwrap();
+        let error = run(&[&resize[..], &["4M", path]].concat()).unwrap_err();
+        assert!(error.to_string().contains("--shrink"), "{error}");
+        run(&[&resize[..], &["4M", "--shrink", path]].concat()).unwrap();
+        let info = run(&["info", "--format", format, path]).unwrap();
+        assert_eq!(info.json["size"], 4 << 20, "{format}");
+    }
+}
+
+#[test]
+fn what_cannot_be_leaves_nothing_behind() {
+    let (folder, raw) = source();
+    let path = folder.path().join("new");
+    let new = path.to_str().unwrap();
+    for words in [
+        &["create", "--format", "vmdk", "--size", "1M"][..],
+        &["create", "--format", "raw", "--size", "1"],
+        &[
+            "create",
+            "--format",
+            "raw",
+            "--size",
+            "1M",
+            "--block-size",
+            "1M",
+        ],
+        &[
+            "create",
+            "--format",
+            "vhd",
+            "--size",
+            "1M",
+            "--block-size",
+            "3M",
+        ],
+        &["create", "--format", "vhd", "--size", "3072G"],
+        &["create", "--format", "vhdx", "--size", "66560G"],
+        &[
+            "create",
+            "--format",
+            "vhdx",
+            "--size",
+            "1M",
+            "--sector-size",
+            "1K",
+        ],
+        // Not a multiple of these sectors.
+        &[
+            "create",
+            "--format",
+            "vhdx",
+            "--size",
+            "512",
+            "--sector-size",
+            "4K",
+        ],
+        &["convert", "--source-format", "vhd", "--format", "raw", &raw],
+    ] {
+        let error = run(&[words, &[new]].concat()).unwrap_err();
+        assert!(!path.exists(), "{words:?}: {error}");
+    }
+    // What is there is kept.
+    let before = std::fs::read(&raw).unwrap();
+    run(&["create", "--format", "raw", "--size", "1M", &raw]).unwrap_err();
+    assert!(std::fs::read(&raw).unwrap() == before);
+}
+
+#[test]
+fn a_check_finds_and_repairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let name = path.to_str().unwrap();
+    run(&["create", "--format", "vhd", "--size", "8M", name]).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.write_all_at(&[9; 512], length - 512).unwrap();
+    let outcome = run(&["check", "--format", "vhd", name]).unwrap();
+    assert!(outcome.contradictions && outcome.json["errors"] == 1);
+    let outcome = run(&["check", "--format", "vhd", "--repair", name]).unwrap();
+    assert!(!outcome.contradictions && outcome.json["repairs"] == 1);
+    let outcome = run(&["check", "--format", "vhd", name]).unwrap();
+    assert!(!outcome.contradictions && outcome.json["repairs"] == 0);
+    assert!(run(&["check", "--format", "raw", name]).is_err());
+}
