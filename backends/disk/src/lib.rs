@@ -27,11 +27,11 @@
 //!
 //! # Formats
 //!
-//! Raw images and block devices are read and written. QCOW2 images are read ([`OpenOptions::read_only`]): versions 2
-//! and 3, all sizes of clusters, deflate, extended L2 entries; backing files and external data files with
-//! [`OpenOptions::backing_files`]. Writing them, zstd, encryption and unknown features are refused, and say so. What a
-//! request reads from one place of the file goes to the engine; what is compressed, scattered or in a backing file is
-//! read by the lane's thread.
+//! Raw images and block devices are read and written, and QCOW2 images: versions 2 and 3, all sizes of clusters,
+//! deflate, extended L2 entries, internal snapshots beside; backing files and external data files with
+//! [`OpenOptions::backing_files`]. Another size, zstd, encryption and unknown features are refused, and say so. What a
+//! request reads from or writes to places that are in the file goes to the engine; what is compressed, in a backing
+//! file or nowhere yet is dealt with by the lane's thread.
 //!
 //! VHD and VHDX images are read, written and resized, fixed and dynamic; what is differencing is refused. Allocated
 //! blocks take the way of a raw image, whatever the engine. VMDK is refused.
@@ -66,4 +66,5 @@ mod vhdx;
 pub use contract::{Disk, Engine, Event, Lane, Operation, PassedOver, Request, Topology};
 pub use error::Error;
 pub use options::{ImageType, LockGranularity, OpenOptions};
+pub use qcow2::behind;
 pub use raw::open;

@@ -126,11 +126,14 @@ impl Kind for Block {
         } else {
             Access::ReadWrite
         };
-        config
-            .path
-            .iter()
-            .map(|path| (path.clone(), access))
-            .collect()
+        let own = config.path.iter().map(|path| (path.clone(), access));
+        let options = config.open_options();
+        let behind = options.iter().flat_map(disk::behind);
+        own.chain(behind.map(|(path, is_written)| match is_written {
+            true => (path, Access::ReadWrite),
+            false => (path, Access::Read),
+        }))
+        .collect()
     }
 
     fn build(config: DiskConfig, host: &mut Host<'_>) -> Result<OverPci<BlockDevice>> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::epoch::Visitor;
 use super::lane::QcowLane;
 use super::read::Qcow2;
 use crate::image::{Image, SECTOR};
@@ -21,7 +22,7 @@ pub(crate) struct QcowDisk {
 
 impl Disk for QcowDisk {
     fn capacity(&self) -> u64 {
-        self.image.map().header().size / SECTOR * SECTOR
+        self.image.map().size() / SECTOR * SECTOR
     }
 
     fn topology(&self) -> Topology {
@@ -42,33 +43,40 @@ impl Disk for QcowDisk {
     }
 
     fn is_read_only(&self) -> bool {
-        true
+        self.image.writer.is_none()
     }
 
     fn can_write_zeroes(&self) -> bool {
-        false
+        self.image.writer.is_some()
     }
 
     fn can_discard(&self) -> bool {
-        false
+        self.image
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.gives_back)
     }
 
     fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {
         let below = file_lane(&self.data, self.engine, depth)?;
         let image = Arc::clone(&self.image);
-        let reach = self.data.capacity();
+        let epochs = match &image.writer {
+            Some(writer) => Arc::clone(&writer.epochs),
+            None => Arc::default(),
+        };
         Ok(Box::new(QcowLane::new(
             below,
             image,
-            self.capacity(),
-            reach,
+            Arc::clone(&self.data),
+            Visitor::new(epochs),
         )))
     }
 
     fn resize(&self, _capacity: u64) -> io::Result<()> {
         Err(io::Error::new(
-            io::ErrorKind::ReadOnlyFilesystem,
-            "a QCOW2 image can only be read",
+            io::ErrorKind::Unsupported,
+            "the size of a QCOW2 image cannot be changed while it is in use in this version; \
+             qemu-img resize does it when it is not",
         ))
     }
 

@@ -10,8 +10,8 @@ const SHORTEST_HEAD: usize = 72;
 const LONGEST_NAME: u32 = 1023;
 
 /// Bits that a reader has to know (`incompatible_features`).
-const DIRTY: u64 = 1 << 0;
-const CORRUPT: u64 = 1 << 1;
+pub(crate) const DIRTY: u64 = 1 << 0;
+pub(crate) const CORRUPT: u64 = 1 << 1;
 const EXTERNAL_DATA: u64 = 1 << 2;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
@@ -40,6 +40,20 @@ pub(crate) struct Header {
     /// The guest's data is in this file, not in the image.
     pub(crate) external_data: Option<String>,
     pub(crate) backing: Option<BackingName>,
+    pub(crate) counts: CountsHeader,
+}
+
+/// What only a writer needs of the header. Not checked: a reader takes images whose refcounts are wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CountsHeader {
+    pub(crate) incompatible: u64,
+    pub(crate) autoclear: u64,
+    /// A refcount has 2 to the power of this bits: 0 to 6.
+    pub(crate) order: u32,
+    pub(crate) table_offset: u64,
+    pub(crate) table_clusters: u32,
+    pub(crate) snapshots: u32,
+    pub(crate) snapshots_offset: u64,
 }
 
 pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -99,6 +113,15 @@ impl Header {
                     format: extensions.backing_format,
                 }),
             },
+            counts: CountsHeader {
+                incompatible,
+                autoclear: if version == 2 { 0 } else { wide(88)? },
+                order: if version == 2 { 4 } else { field(96)? },
+                table_offset: wide(48)?,
+                table_clusters: field(56)?,
+                snapshots: field(60)?,
+                snapshots_offset: wide(64)?,
+            },
         };
         header.check_tables(length)?;
         Ok(header)
@@ -114,6 +137,37 @@ impl Header {
         self.cluster_bits - if self.extended_l2 { 4 } else { 3 }
     }
 
+    /// Bytes of the disk that an L2 table is for.
+    pub(crate) fn span(&self) -> u64 {
+        1 << (self.cluster_bits + self.l2_bits())
+    }
+
+    /// Number of bytes of an entry of an L2 table.
+    pub(crate) fn entry_size(&self) -> u64 {
+        if self.extended_l2 { 16 } else { 8 }
+    }
+
+    /// Where in its L2 table the entry for this byte of the disk is.
+    pub(crate) fn entry_offset(&self, offset: u64) -> u64 {
+        let number = (offset >> self.cluster_bits) & ((1 << self.l2_bits()) - 1);
+        number * self.entry_size()
+    }
+
+    /// Parts of a cluster that are allocated each by itself.
+    pub(crate) fn parts(&self) -> u32 {
+        if self.extended_l2 { 32 } else { 1 }
+    }
+
+    /// Number of bytes of a part of a cluster.
+    pub(crate) fn part(&self) -> u64 {
+        self.cluster() / u64::from(self.parts())
+    }
+
+    /// Whether an entry can say that bytes are zeros.
+    pub(crate) fn has_zero_flag(&self) -> bool {
+        self.version >= 3
+    }
+
     fn check_tables(&self, length: u64) -> Result<(), String> {
         if self.extended_l2 && self.cluster_bits < 14 {
             return Err("its clusters are too small to have 32 parts".into());
@@ -121,8 +175,7 @@ impl Header {
         if i64::try_from(self.size).is_err() {
             return Err(format!("its size of {} bytes is too large", self.size));
         }
-        let span = 1_u64 << (self.cluster_bits + self.l2_bits());
-        if self.size.div_ceil(span) > self.l1_entries {
+        if self.size.div_ceil(self.span()) > self.l1_entries {
             return Err(format!(
                 "its L1 table of {} entries is too short for {} bytes",
                 self.l1_entries, self.size

@@ -1,164 +1,272 @@
 //! Where the bytes of the disk are (QCOW2 specification, "Cluster mapping").
+//!
+//! Any number of threads look at the tables at the same time. Only who holds the image's [`Owner`](super::owner::Owner)
+//! changes them, so that what the owner has looked at stays.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::cache::{Cache, Stage, Stop};
 use super::corrupt;
+use super::entry::{COPIED, Cluster, OFFSET, Place};
 use super::header::Header;
-use super::table::Pages;
+use crate::storage::Storage;
 
-/// Bits 9 to 55 of an entry: an offset in the file.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
-const ZERO: u64 = 1;
-/// Parts of a cluster with extended L2 entries.
-const PARTS: u32 = 32;
-
-/// Where bytes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Not in this image: in the backing file, or zeros if there is none.
-    Unallocated,
-    /// Nowhere: they are zeros.
-    Zero,
-    /// At this offset in the file of the data.
-    Data(u64),
-    /// In a compressed cluster: at this offset in the image, and at most so long.
-    Compressed { offset: u64, length: usize },
-}
+/// Changes of L2 tables are written before those of the L1 table, which points to them.
+pub(crate) const L2: Stage = Stage::First;
+pub(crate) const L1: Stage = Stage::Second;
 
 /// The tables of an image.
 pub(crate) struct Map {
     header: Header,
-    pages: Pages,
+    /// Of the disk, in bytes.
+    size: AtomicU64,
+    tables: RwLock<Tables>,
+}
+
+struct Tables {
+    l1_offset: u64,
+    l1_entries: u64,
+    cache: Cache,
+}
+
+/// An entry of the L1 table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// The L2 table, if there is one.
+    pub(crate) table: Option<u64>,
+    pub(crate) copied: bool,
 }
 
 impl Map {
-    pub(crate) fn new(header: Header, pages: Pages) -> Self {
-        Self { header, pages }
+    pub(crate) fn new(header: Header, storage: Arc<dyn Storage>) -> Self {
+        let tables = Tables {
+            l1_offset: header.l1_offset,
+            l1_entries: header.l1_entries,
+            cache: Cache::new(storage, header.cluster()),
+        };
+        Self {
+            size: AtomicU64::new(header.size),
+            tables: RwLock::new(tables),
+            header,
+        }
     }
 
+    /// As it was when the image was opened; for sizes see [`Map::size`].
     pub(crate) fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Where the bytes from `offset` on are, and how many of the next `most` follow each other there.
+    /// Of the disk, in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn read_lock(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_lock(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the tables, and loads what is not in memory. `look` needs few pages: all of them are there at once.
+    fn look<T>(&self, look: impl Fn(&Tables) -> Result<T, Stop>) -> io::Result<T> {
+        match look(&self.read_lock()) {
+            Ok(found) => return Ok(found),
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Missing(_)) => {}
+        }
+        let mut tables = self.write_lock();
+        loop {
+            match look(&tables) {
+                Ok(found) => return Ok(found),
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Missing(at)) => tables.cache.load(at)?,
+            }
+        }
+    }
+
+    /// Where the bytes from `offset` on are, and how many of the next `most` follow each other there: at least one.
     ///
     /// # Errors
     /// If a table cannot be read or says what cannot be.
     pub(crate) fn find(&self, offset: u64, most: u64) -> io::Result<(Place, u64)> {
-        let (place, mut length) = self.at(offset)?;
-        while length < most && !matches!(place, Place::Compressed { .. }) {
-            let Some(next) = offset
-                .checked_add(length)
-                .filter(|at| *at < self.header.size)
-            else {
-                break;
-            };
-            let (follows, more) = self.at(next)?;
-            let goes_on = match (place, follows) {
+        self.look(|tables| tables.run(&self.header, offset, most, |_| true))
+    }
+
+    /// As [`Map::find`], if the bytes can be written where they are: the run ends before what is not known to be so.
+    ///
+    /// # Errors
+    /// As [`Map::find`].
+    pub(crate) fn find_own(&self, offset: u64, most: u64) -> io::Result<Option<(u64, u64)>> {
+        let run = self.look(|tables| {
+            tables.run(&self.header, offset, most, |at| tables.cache.is_checked(at))
+        })?;
+        Ok(match run {
+            (Place::Data(start), count) if count > 0 => Some((start, count)),
+            _ => None,
+        })
+    }
+
+    /// What is known of the cluster of the disk with this byte, and where in the file the entry is, if it is anywhere.
+    ///
+    /// # Errors
+    /// As [`Map::find`].
+    pub(crate) fn cluster(&self, offset: u64) -> io::Result<(Cluster, Option<u64>)> {
+        self.look(|tables| tables.cluster(&self.header, offset))
+    }
+
+    /// The entry of the L1 table for this byte of the disk.
+    ///
+    /// # Errors
+    /// As [`Map::find`].
+    pub(crate) fn root(&self, offset: u64) -> io::Result<Root> {
+        self.look(|tables| tables.root(&self.header, offset))
+    }
+
+    /// Changes the entry of the L1 table for this byte of the disk.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn set_root(&self, offset: u64, table: u64) -> io::Result<()> {
+        let mut tables = self.write_lock();
+        let at = tables.l1_offset + 8 * (offset / self.header.span());
+        let entry = table | COPIED;
+        tables.cache.change(at, &entry.to_be_bytes(), L1)
+    }
+
+    /// Changes an entry at `at` in an L2 table. `own` says that its data can be written where it is.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn set_cluster(&self, at: u64, cluster: &Cluster, own: bool) -> io::Result<()> {
+        let (entry, parts) = cluster.entry(&self.header);
+        let mut tables = self.write_lock();
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&entry.to_be_bytes());
+        bytes[8..].copy_from_slice(&parts.to_be_bytes());
+        let count = if self.header.extended_l2 { 16 } else { 8 };
+        tables.cache.change(at, &bytes[..count], L2)?;
+        if own {
+            tables.cache.check(at);
+        }
+        Ok(())
+    }
+
+    /// Marks an entry at `at`: its data can be written where it is.
+    pub(crate) fn set_own(&self, at: u64) {
+        self.write_lock().cache.check(at);
+    }
+
+    /// Drops what is known of bytes of the file that are used for something else from now on.
+    pub(crate) fn forget(&self, offset: u64, length: u64) {
+        self.write_lock().cache.forget(offset, length);
+    }
+
+    /// Whether so much was changed that it should be written soon.
+    pub(crate) fn is_full(&self) -> bool {
+        self.read_lock().cache.is_full()
+    }
+
+    /// Number of pages of a stage that are to be written.
+    pub(crate) fn changes(&self, stage: Stage) -> usize {
+        self.read_lock().cache.changes(stage)
+    }
+
+    /// Writes the changes of a stage. Others look at the tables meanwhile.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn write(&self, stage: Stage) -> io::Result<()> {
+        self.read_lock().cache.write(stage)
+    }
+
+    /// What [`Map::write`] wrote is durable.
+    pub(crate) fn written(&self, stage: Stage) {
+        self.write_lock().cache.written(stage);
+    }
+}
+
+impl Tables {
+    fn root(&self, header: &Header, offset: u64) -> Result<Root, Stop> {
+        let index = offset / header.span();
+        if index >= self.l1_entries {
+            let what = format!("the L1 table ends before offset {offset:#x}");
+            return Err(corrupt(what).into());
+        }
+        let entry = self.cache.entry(self.l1_offset + 8 * index)?;
+        if entry & !(OFFSET | COPIED) != 0 || !(entry & OFFSET).is_multiple_of(header.cluster()) {
+            let what = format!("the L1 entry {entry:#x} has bits that have no meaning");
+            return Err(corrupt(what).into());
+        }
+        Ok(Root {
+            table: (entry & OFFSET != 0).then_some(entry & OFFSET),
+            copied: entry & COPIED != 0,
+        })
+    }
+
+    fn parse(&self, header: &Header, at: u64) -> Result<Cluster, Stop> {
+        let entry = self.cache.entry(at)?;
+        let parts = match header.extended_l2 {
+            true => self.cache.entry(at + 8)?,
+            false => 0,
+        };
+        Ok(Cluster::parse(header, entry, parts)?)
+    }
+
+    fn cluster(&self, header: &Header, offset: u64) -> Result<(Cluster, Option<u64>), Stop> {
+        let Some(table) = self.root(header, offset)?.table else {
+            return Ok((Cluster::default(), None));
+        };
+        let at = table + header.entry_offset(offset);
+        Ok((self.parse(header, at)?, Some(at)))
+    }
+
+    /// The run of bytes that are in one place, up to where a page of the table ends. `counts` says whether an entry at
+    /// an offset in the file is part of it; with nothing for the first the run is empty.
+    fn run(
+        &self,
+        header: &Header,
+        offset: u64,
+        most: u64,
+        counts: impl Fn(u64) -> bool,
+    ) -> Result<(Place, u64), Stop> {
+        let span = header.span();
+        let Some(table) = self.root(header, offset)?.table else {
+            return Ok((Place::Unallocated, (span - offset % span).min(most)));
+        };
+        let first = table + header.entry_offset(offset);
+        let (cluster, part) = (header.cluster(), header.part());
+        let mut known = self.parse(header, first)?;
+        let place = known.place(header, offset % cluster);
+        if !counts(first) {
+            return Ok((place, 0));
+        }
+        if matches!(place, Place::Compressed(_)) {
+            return Ok((place, (cluster - offset % cluster).min(most)));
+        }
+        let mut at = first;
+        let mut length = part - offset % part;
+        while length < most {
+            let next = offset + length;
+            if next.is_multiple_of(cluster) {
+                at += header.entry_size();
+                if at.is_multiple_of(self.cache.page()) || !counts(at) {
+                    break;
+                }
+                known = self.parse(header, at)?;
+            }
+            let goes_on = match (place, known.place(header, next % cluster)) {
                 (Place::Data(first), Place::Data(second)) => first + length == second,
                 (first, second) => first == second,
             };
             if !goes_on {
                 break;
             }
-            length += more;
+            length += part;
         }
         Ok((place, length.min(most)))
-    }
-
-    /// Where one byte is, and how many are there up to the end of its cluster or part of one.
-    fn at(&self, offset: u64) -> io::Result<(Place, u64)> {
-        let header = &self.header;
-        let (cluster, l2_bits) = (header.cluster(), header.l2_bits());
-        let span_bits = header.cluster_bits + l2_bits;
-        let index = offset >> span_bits;
-        if index >= header.l1_entries {
-            return Err(corrupt(format!(
-                "the L1 table ends before offset {offset:#x}"
-            )));
-        }
-        let l1 = self.pages.entry(header.l1_offset + 8 * index)?;
-        if l1 & !(OFFSET | COPIED) != 0 || !(l1 & OFFSET).is_multiple_of(cluster) {
-            return Err(corrupt(format!(
-                "the L1 entry {l1:#x} has bits that have no meaning"
-            )));
-        }
-        if l1 & OFFSET == 0 {
-            let span = 1 << span_bits;
-            return Ok((Place::Unallocated, span - offset % span));
-        }
-        let number = (offset >> header.cluster_bits) & ((1 << l2_bits) - 1);
-        let entry_size = if header.extended_l2 { 16 } else { 8 };
-        let at = (l1 & OFFSET) + number * entry_size;
-        let entry = self.pages.entry(at)?;
-        let within = offset % cluster;
-        if entry & COMPRESSED != 0 {
-            return Ok((self.compressed(entry)?, cluster - within));
-        }
-        let known = match header.version == 2 || header.extended_l2 {
-            true => OFFSET | COPIED,
-            false => OFFSET | COPIED | ZERO,
-        };
-        if entry & !known != 0 || !(entry & OFFSET).is_multiple_of(cluster) {
-            return Err(corrupt(format!(
-                "the L2 entry {entry:#x} has bits that have no meaning"
-            )));
-        }
-        if header.extended_l2 {
-            let parts = self.pages.entry(at + 8)?;
-            return self.part(entry, parts, within);
-        }
-        let place = match entry {
-            _ if entry & ZERO != 0 => Place::Zero,
-            _ => match self.data(entry) {
-                Some(start) => Place::Data(start + within),
-                None => Place::Unallocated,
-            },
-        };
-        Ok((place, cluster - within))
-    }
-
-    /// Where the data of a cluster is, if it has any. 0 is the header, unless the data is in a file of its own.
-    fn data(&self, entry: u64) -> Option<u64> {
-        let offset = entry & OFFSET;
-        let first = self.header.external_data.is_some() && entry & COPIED != 0;
-        (offset != 0 || first).then_some(offset)
-    }
-
-    /// The part of a cluster that a byte is in ("Extended L2 Entries").
-    fn part(&self, entry: u64, parts: u64, within: u64) -> io::Result<(Place, u64)> {
-        let size = self.header.cluster() / u64::from(PARTS);
-        let number = within / size;
-        let allocated = parts & (1 << number) != 0;
-        let zero = parts & (1 << (number + u64::from(PARTS))) != 0;
-        let place = match (allocated, zero, self.data(entry)) {
-            (false, true, _) => Place::Zero,
-            (false, false, _) => Place::Unallocated,
-            (true, false, Some(start)) => Place::Data(start + within),
-            _ => {
-                return Err(corrupt(format!(
-                    "the L2 entry {entry:#x} contradicts its parts {parts:#x}"
-                )));
-            }
-        };
-        Ok((place, size - within % size))
-    }
-
-    /// "Compressed Clusters Descriptor".
-    fn compressed(&self, entry: u64) -> io::Result<Place> {
-        if self.header.external_data.is_some() || entry & COPIED != 0 {
-            return Err(corrupt(format!(
-                "the compressed cluster {entry:#x} cannot be"
-            )));
-        }
-        let bits = 62 - (self.header.cluster_bits - 8);
-        let offset = entry & ((1 << bits) - 1);
-        let sectors = (entry & (COMPRESSED - 1)) >> bits;
-        let length = (sectors + 1) * 512 - offset % 512;
-        // At most two clusters and a sector.
-        let length = usize::try_from(length).map_err(|_| corrupt("a cluster is too long"))?;
-        Ok(Place::Compressed { offset, length })
     }
 }

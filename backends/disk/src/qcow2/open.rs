@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::disk::QcowDisk;
 use super::header::{BackingName, Header, LONGEST_HEAD};
 use super::map::Map;
+use super::owner::Writer;
 use super::read::{Layer, Qcow2};
-use super::table::Pages;
+
 use crate::image::Image;
 use crate::port::choose;
 use crate::storage::Storage;
@@ -21,14 +22,17 @@ const MOST_LAYERS: usize = 32;
 /// # Errors
 /// [`Error::Qcow2`] if it cannot be served, and what opening of files gives.
 pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
+    let Opened {
+        mut image,
+        file,
+        data,
+    } = Chain::new(options).open(&options.path, options.read_only)?;
     if !options.read_only {
-        return Err(refuse(
-            &options.path,
-            "it can only be read in this version: say readonly=on; \
-             qemu-img convert -O raw makes an image of it that can be written",
-        ));
+        check_direct(&image, &file, &options.path)?;
+        let storage: Arc<dyn Storage> = Arc::<Image>::clone(&file);
+        let writer = Writer::open(image.map(), &storage, options.sparse);
+        image.writer = Some(writer.map_err(|reason| refuse(&options.path, reason))?);
     }
-    let Opened { image, file, data } = Chain::new(options).open(&options.path)?;
     let (engine, passed_over) = choose(options);
     Ok(Arc::new(QcowDisk {
         image: Arc::new(image),
@@ -37,6 +41,37 @@ pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
         engine,
         passed_over,
     }))
+}
+
+/// The files that are opened with an image because it names them: backing files and data files, the latter to be
+/// written if the image is. None for other formats, and for what cannot be opened: to open the disk says why.
+#[must_use]
+pub fn behind(options: &OpenOptions) -> Vec<(PathBuf, bool)> {
+    if options.image_type != ImageType::Qcow2 || !options.backing_files {
+        return Vec::new();
+    }
+    let mut chain = Chain::new(options);
+    // What was named up to an error is of no use: without the rest the disk is not opened.
+    match chain.open(&options.path, true) {
+        Ok(_) => chain.named,
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Two writes of parts of clusters must not be in each other's blocks.
+fn check_direct(image: &Qcow2, file: &Image, path: &Path) -> Result<(), Error> {
+    let block = file.alignment.memory.max(file.alignment.offset);
+    let part = image.map().header().part();
+    if u64::from(block) > part {
+        return Err(refuse(
+            path,
+            format!(
+                "its clusters are written in parts of {part} bytes, and direct=on needs {block} on this file \
+                 system; direct=off uses the host's page cache"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn refuse(path: &Path, reason: impl Into<String>) -> Error {
@@ -56,18 +91,23 @@ struct Opened {
 struct Chain<'a> {
     options: &'a OpenOptions,
     seen: Vec<(u64, u64, u64)>,
+    /// Files that images named, and whether they are written.
+    named: Vec<(PathBuf, bool)>,
 }
 
 impl<'a> Chain<'a> {
     fn new(options: &'a OpenOptions) -> Self {
-        let seen = Vec::new();
-        Self { options, seen }
+        Self {
+            options,
+            seen: Vec::new(),
+            named: Vec::new(),
+        }
     }
 
-    fn open_file(&mut self, path: &Path) -> Result<Arc<Image>, Error> {
+    fn open_file(&mut self, path: &Path, read_only: bool) -> Result<Arc<Image>, Error> {
         let file = Image::open(&OpenOptions {
             path: path.to_owned(),
-            read_only: true,
+            read_only,
             image_type: ImageType::Raw,
             ..self.options.clone()
         })?;
@@ -89,28 +129,35 @@ impl<'a> Chain<'a> {
         Ok(Arc::new(file))
     }
 
-    fn open(&mut self, path: &Path) -> Result<Opened, Error> {
-        let file = self.open_file(path)?;
+    fn open(&mut self, path: &Path, read_only: bool) -> Result<Opened, Error> {
+        let file = self.open_file(path, read_only)?;
         let header = read_header(&file, path)?;
         let data = match &header.external_data {
             None => Arc::clone(&file),
-            Some(name) => self.open_file(&self.resolve(path, name, "data file")?)?,
+            Some(name) => {
+                let data = self.resolve(path, name, "data file")?;
+                let is_first = self.seen.len() == 1;
+                self.named
+                    .push((data.clone(), is_first && !self.options.read_only));
+                self.open_file(&data, read_only)?
+            }
         };
         let backing = match &header.backing {
             None => None,
             Some(backing) => Some(self.open_backing(path, backing)?),
         };
         let storage = |image: &Arc<Image>| -> Arc<dyn Storage> { Arc::<Image>::clone(image) };
-        let map = Map::new(header, Pages::new(storage(&file)));
+        let map = Map::new(header, storage(&file));
         let image = Qcow2::new(map, storage(&file), storage(&data), backing);
         Ok(Opened { image, file, data })
     }
 
     fn open_backing(&mut self, path: &Path, backing: &BackingName) -> Result<Layer, Error> {
         let behind = self.resolve(path, &backing.name, "backing file")?;
+        self.named.push((behind.clone(), false));
         match backing.format.as_deref() {
-            Some("raw") => Ok(Layer::Raw(self.open_file(&behind)?)),
-            Some("qcow2") => Ok(Layer::Qcow2(Box::new(self.open(&behind)?.image))),
+            Some("raw") => Ok(Layer::Raw(self.open_file(&behind, true)?)),
+            Some("qcow2") => Ok(Layer::Qcow2(Box::new(self.open(&behind, true)?.image))),
             // To guess would be to trust whoever wrote the first bytes of it.
             None => Err(refuse(
                 path,

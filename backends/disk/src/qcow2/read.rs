@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::{Decompress, FlushDecompress};
 
-use super::map::{Map, Place};
+use super::entry::{Packed, Place};
+use super::map::Map;
+use super::owner::Writer;
 use super::{corrupt, narrow};
 use crate::storage::Storage;
 
@@ -23,10 +25,12 @@ pub(crate) enum Layer {
 pub(crate) struct Qcow2 {
     map: Map,
     /// The image.
-    file: Arc<dyn Storage>,
+    pub(crate) file: Arc<dyn Storage>,
     /// Where clusters are that are not compressed: the image or another file.
-    data: Arc<dyn Storage>,
+    pub(crate) data: Arc<dyn Storage>,
     backing: Option<Layer>,
+    /// Only of an image that is written.
+    pub(crate) writer: Option<Writer>,
     last: Mutex<Last>,
 }
 
@@ -65,7 +69,17 @@ impl Qcow2 {
             file,
             data,
             backing,
+            writer: None,
             last: Mutex::default(),
+        }
+    }
+
+    /// What is not allocated from here on is zero, because nothing is behind it.
+    pub(crate) fn backing_ends_before(&self, at: u64) -> bool {
+        match &self.backing {
+            None => true,
+            Some(Layer::Raw(file)) => file.length() <= at,
+            Some(Layer::Qcow2(image)) => image.map.size() <= at,
         }
     }
 
@@ -78,7 +92,7 @@ impl Qcow2 {
     /// # Errors
     /// If something cannot be read, or the image contradicts itself.
     pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        let there = there(self.map.header().size, offset, bytes.len());
+        let there = there(self.map.size(), offset, bytes.len());
         let (mut left, behind) = bytes.split_at_mut(there);
         behind.fill(0);
         let mut at = offset;
@@ -90,9 +104,7 @@ impl Qcow2 {
                 (Place::Unallocated, Some(backing)) => backing.read(at, part)?,
                 (Place::Unallocated | Place::Zero, _) => part.fill(0),
                 (Place::Data(start), _) => self.read_data(start, part)?,
-                (Place::Compressed { offset, length }, _) => {
-                    self.read_compressed(at, offset, length, part)?;
-                }
+                (Place::Compressed(packed), _) => self.read_compressed(at, packed, part)?,
             }
             left = rest;
             at += count as u64;
@@ -117,13 +129,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    fn read_compressed(
-        &self,
-        at: u64,
-        offset: u64,
-        length: usize,
-        part: &mut [u8],
-    ) -> io::Result<()> {
+    fn read_compressed(&self, at: u64, packed: Packed, part: &mut [u8]) -> io::Result<()> {
+        let Packed { offset, length } = packed;
         let cluster = self.map.header().cluster();
         let (start, within) = (at / cluster * cluster, narrow(at % cluster));
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use crate::qcow2::header::Header;
 use crate::qcow2::map::Map;
+use crate::qcow2::owner::Writer;
 use crate::qcow2::read::Qcow2;
-use crate::qcow2::table::Pages;
+use crate::qcow2::write::Clear;
 use crate::storage::simulator::Simulator;
 
 /// Reads the header and both ends of the disk.
@@ -18,12 +19,30 @@ fn look(bytes: Vec<u8>) {
     };
     let size = header.size;
     let storage = Simulator::new(vec![bytes]).file(0);
-    let map = Map::new(header, Pages::new(Arc::clone(&storage)));
-    let image = Qcow2::new(map, Arc::clone(&storage), storage, None);
+    let map = Map::new(header, Arc::clone(&storage));
+    let mut image = Qcow2::new(map, Arc::clone(&storage), Arc::clone(&storage), None);
     let mut piece = vec![0; 256 << 10];
     for offset in [0, 100_000, size / 2, size.saturating_sub(1 << 17), size] {
         // Either is right; what counts is that it ends.
         let _ = image.read(offset, &mut piece);
+    }
+    let Ok(writer) = Writer::open(image.map(), &storage, true) else {
+        return;
+    };
+    image.writer = Some(writer);
+    let cluster = image.map().header().cluster();
+    for round in 0..3 {
+        for offset in [0, 100_000, size / 2, size.saturating_sub(1 << 17)] {
+            let start = offset / cluster * cluster;
+            if start >= size {
+                continue;
+            }
+            let _ = image.write(start, &[7; 512]);
+            let _ = image.clear(start, cluster, Clear::Zero { unmap: round == 1 });
+            let _ = image.write(start + cluster - 512, &[8; 512]);
+        }
+        let _ = image.flush();
+        let _ = image.settle();
     }
 }
 
@@ -31,7 +50,7 @@ fn look(bytes: Vec<u8>) {
 fn small(extended: bool) -> Vec<u8> {
     let cluster_bits = if extended { 14_u32 } else { 9 };
     let cluster = 1_usize << cluster_bits;
-    let mut image = vec![0; 6 * cluster];
+    let mut image = vec![0; 7 * cluster];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"QFI\xfb");
     put(4, &3_u32.to_be_bytes());
@@ -40,6 +59,11 @@ fn small(extended: bool) -> Vec<u8> {
     put(36, &64_u32.to_be_bytes());
     put(40, &(cluster as u64).to_be_bytes());
     put(96, &4_u32.to_be_bytes());
+    // Refcounts: the table is in the last cluster but one, with its only block behind it.
+    put(48, &(5 * cluster as u64).to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(5 * cluster, &(6 * cluster as u64).to_be_bytes());
+    put(6 * cluster, &[0, 1].repeat(7));
     put(100, &104_u32.to_be_bytes());
     if extended {
         put(72, &16_u64.to_be_bytes());
@@ -75,10 +99,10 @@ proptest! {
     #[test]
     fn bytes_changed_anywhere(
         extended in any::<bool>(),
-        changes in prop::collection::vec((0_usize..6, 0_usize..128, any::<u8>()), 1..12),
+        changes in prop::collection::vec((0_usize..7, 0_usize..128, any::<u8>()), 1..12),
     ) {
         let mut image = small(extended);
-        let cluster = image.len() / 6;
+        let cluster = image.len() / 7;
         for (number, within, byte) in changes {
             image[number * cluster + within] = byte;
         }

@@ -31,7 +31,7 @@ fn compare(folder: &Path, name: &str) {
 const WRITES: &str = "write -P 17 0 70k;write -P 34 777k 9k;write -z 20k 30k;write -P 51 2000k 1000k;\
                       discard 2200k 64k;write -P 68 5119k 1k;write -P 85 5000k 512";
 
-fn fill(folder: &Path, name: &str) {
+pub(super) fn fill(folder: &Path, name: &str) {
     for command in WRITES.split(';') {
         let output = Command::new("qemu-io")
             .args(["-f", "qcow2", "-c", command, name])
@@ -153,8 +153,7 @@ fn of_many_terabytes() {
     let disk = open(&options(&folder.path().join("a.qcow2"))).unwrap();
     assert_eq!(disk.capacity(), 60 << 40);
     assert!(disk.is_read_only() && !disk.can_discard() && !disk.can_write_zeroes());
-    let error = disk.resize(1 << 20).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    assert!(disk.resize(1 << 20).is_err());
 }
 
 #[test]

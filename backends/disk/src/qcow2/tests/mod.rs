@@ -2,7 +2,9 @@
 
 mod hostile;
 mod images;
+mod model;
 mod refusals;
+mod writing;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -20,8 +20,6 @@ fn what_an_image_names_is_opened_only_if_the_user_says_so() {
     );
     options.path = folder.path().join("b.qcow2");
     assert!(message(&options).contains("the data file \"d.raw\", which"));
-    options.read_only = false;
-    assert!(message(&options).contains("say readonly=on"));
 }
 
 #[test]
@@ -118,5 +116,112 @@ fn files_that_end_too_early() {
     for length in (0..400).chain([512, 65536, 131_072]) {
         std::fs::write(&path, &image[..length]).unwrap();
         assert!(refused(&path), "{length}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_refused() {
+    let folder = folder();
+    let line = "qemu-img create -q -f qcow2 -o cluster_size=512 a.qcow2 1M";
+    if !tool(folder.path(), line) {
+        return;
+    }
+    let path = folder.path().join("a.qcow2");
+    let image = std::fs::read(&path).unwrap();
+    let options = OpenOptions {
+        read_only: false,
+        ..options(&path)
+    };
+    for (at, bytes, why) in [
+        (79, &[2][..], "marked as corrupt"),
+        (79, &[1], "marked as dirty"),
+        (99, &[7], "refcounts have 2^7 bits"),
+        (48, &[0xff; 8], "refcount table at 0xffffffffffffffff"),
+        (56, &[0; 4], "refcount table has 0 bytes"),
+        (56, &[0xff; 4], "refcount table has"),
+    ] {
+        let mut image = image.clone();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&path, &image).unwrap();
+        assert!(
+            message(&options).contains(why),
+            "{why}: {}",
+            message(&options)
+        );
+        assert!(std::fs::read(&path).unwrap() == image, "{why}");
+    }
+    std::fs::write(&path, &image).unwrap();
+    let direct = OpenOptions {
+        direct: true,
+        ..options.clone()
+    };
+    match open(&direct) {
+        // A file system whose blocks are not larger.
+        Ok(_) => {}
+        Err(error) => assert!(error.to_string().contains("direct=off"), "{error}"),
+    }
+    let mut with_bitmaps = image;
+    with_bitmaps[95] = 1;
+    std::fs::write(&path, with_bitmaps).unwrap();
+    drop(open(&options).unwrap());
+    assert_eq!(std::fs::read(&path).unwrap()[88..96], [0; 8]);
+}
+
+#[test]
+fn an_image_that_contradicts_itself_is_not_written_any_more() {
+    let folder = folder();
+    let line = "qemu-img create -q -f qcow2 -o cluster_size=4096 a.qcow2 6M";
+    if !tool(folder.path(), line) {
+        return;
+    }
+    let path = folder.path().join("a.qcow2");
+    super::images::fill(folder.path(), "a.qcow2");
+    let image = std::fs::read(&path).unwrap();
+    let l1 = usize::from(image[46]) << 8;
+    let l2 = usize::from(image[l1 + 6]) << 8 | usize::from(image[l1 + 5]) << 16;
+    // The first cluster of the disk is where the header, the refcount table, or nothing is.
+    for (entry, why) in [
+        (1_u64 << 63 | 4096, "where tables are"),
+        (1 << 63 | 0x20_0000, "refcount of 0"),
+        (1 << 63 | 1, "refcount of 0"),
+    ] {
+        let mut image = image.clone();
+        image[l2..l2 + 8].copy_from_slice(&entry.to_be_bytes());
+        std::fs::write(&path, &image).unwrap();
+        let options = OpenOptions {
+            read_only: false,
+            ..options(&path)
+        };
+        let disk = open(&options).unwrap();
+        let mut lane = disk.lane(4).unwrap();
+        let regions = [RegionSpec {
+            start: 0,
+            size: 1 << 20,
+        }];
+        let ram = GuestRam::new(&regions, &RamOptions::default()).unwrap();
+        let mut write = |offset: u64| {
+            let mut vectors = IoVectors::new(ram.clone());
+            vectors.push(0, 512).unwrap();
+            let operation = Operation::Write { offset, vectors };
+            lane.push(Request { tag: 1, operation });
+            let mut events = Vec::new();
+            lane.wait(&mut events).unwrap();
+            match events.pop() {
+                Some(Event::Done { result, .. }) => result.map_err(|error| error.to_string()),
+                other => panic!("{other:?}"),
+            }
+        };
+        if entry & 1 != 0 {
+            // Zeros that are kept nowhere are not wrong.
+            write(0).unwrap();
+            continue;
+        }
+        assert!(write(0).unwrap_err().contains(why), "{why}");
+        assert!(write(8192).unwrap_err().contains("not written any more"));
+        drop((lane, disk));
+        let now = std::fs::read(&path).unwrap();
+        assert_eq!(now[79], 2, "marked as corrupt");
+        assert!(now[l1..] == image[l1..now.len().min(image.len())], "{why}");
+        assert!(message(&options).contains("marked as corrupt"));
     }
 }
