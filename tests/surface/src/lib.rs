@@ -3,7 +3,7 @@
 //! [`Rig`] is a machine to which nothing but a device is missing. [`examples`] has configurations of every kind in the
 //! catalog, those that its documentation shows. [`attack`] takes a string of bytes as a list of things that a guest
 //! can do and does them. The same function is what the fuzz targets in `fuzz/` call and what replays their corpus in
-//! the ordinary tests. [`requests`] does the same to the API, in the place of a client.
+//! the ordinary tests. [`requests`] does the same to the API, in the place of a client, and [`images`] to disk images.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::missing_panics_doc,
@@ -14,6 +14,7 @@ pub mod attack;
 mod bytes;
 mod driver;
 mod examples;
+pub mod images;
 pub mod requests;
 mod rig;
 

@@ -47,6 +47,16 @@ fn corpus_of_the_transport() {
     replay("transport", attack::on_transport);
 }
 
+#[test]
+fn corpus_of_vhd() {
+    replay("vhd", surface::images::on_vhd);
+}
+
+#[test]
+fn corpus_of_vhdx() {
+    replay("vhdx", surface::images::on_vhdx);
+}
+
 /// A sequence that looks random and is always the same (xorshift64).
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -82,5 +92,16 @@ fn noise_harms_no_registers() {
         attack::on_config_space(&data);
         attack::on_transport(&data);
         attack::on_msix(&data);
+    }
+}
+
+#[test]
+fn noise_harms_no_image() {
+    abort_on_panic();
+    for seed in 0..200 {
+        let data = noise(seed, 600);
+        eprintln!("seed {seed}");
+        surface::images::on_vhd(&data);
+        surface::images::on_vhdx(&data);
     }
 }
