@@ -3,6 +3,8 @@
 
 #[path = "remote/core_dump.rs"]
 mod core_dump;
+#[path = "remote/fork.rs"]
+mod fork;
 #[path = "remote/monitor.rs"]
 mod monitor;
 #[path = "remote/snapshot.rs"]

@@ -202,7 +202,7 @@ fn a_copy_has_a_generation_id_of_its_own_and_keeps_it() {
     // Between two words the copy would print a half of each.
     let folder = loop {
         first.act(&["pause"]);
-        if first.printed() % 16 == 0 {
+        if first.printed().is_multiple_of(16) {
             break first.path("saved");
         }
         first.act(&["resume"]);

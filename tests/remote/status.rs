@@ -117,7 +117,13 @@ fn page() -> String {
 }
 
 /// What is served beyond v53.
-const OURS: &[&str] = &["events", "metrics", "openapi.json"];
+const OURS: &[&str] = &[
+    "events",
+    "metrics",
+    "openapi.json",
+    "vm.fork",
+    "vm.receive-fork",
+];
 
 #[test]
 fn no_endpoint_is_forgotten() {

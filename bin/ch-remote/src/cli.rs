@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Command, value_parser};
 use keyvalue::ByteSize;
 
-use crate::{events, request, top, wishes};
+use crate::{events, fork, request, top, wishes};
 
 /// The command line as the parser wants it.
 #[must_use]
@@ -50,7 +50,7 @@ fn subcommands() -> Vec<Command> {
     all.extend(sizes());
     all.extend(files());
     all.extend(migrations());
-    all.extend([events::command(), top::command()]);
+    all.extend([events::command(), fork::command(), top::command()]);
     all.sort_by(|a, b| a.get_name().cmp(b.get_name()));
     all
 }
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(
             all.join(" "),
             "add-device add-disk add-fs add-generic-vhost-user add-net add-pmem add-user-device add-vdpa add-vsock \
-             boot coredump counters create delete events info nmi pause ping power-button reboot receive-migration \
+             boot coredump counters create delete events fork info nmi pause ping power-button reboot receive-migration \
              remove-device resize resize-disk resize-zone restore resume send-migration shutdown shutdown-vmm \
              snapshot top"
         );

@@ -25,6 +25,14 @@ pub(crate) enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A monitor does not start.
+    #[error("cannot start a monitor: {} does not work", path.display())]
+    Start {
+        /// The program, or the socket that it does not listen at.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The connection failed.
     #[error("the connection to the monitor failed")]
     Connection(#[source] io::Error),

@@ -7,6 +7,7 @@
 pub mod cli;
 mod error;
 mod events;
+mod fork;
 mod http;
 mod request;
 mod show;
@@ -67,8 +68,10 @@ fn ask(matches: &ArgMatches) -> Result<()> {
         top::NAME => return top::run(socket, arguments),
         _ => {}
     }
-    let request = Request::read(name, arguments)?;
-    let answer = send(socket, request)?;
+    let answer = match name {
+        fork::NAME => fork::run(socket, arguments)?,
+        _ => send(socket, Request::read(name, arguments)?)?,
+    };
     let people = std::io::stdout().is_terminal() && !matches.get_flag("json");
     let text = people.then(|| show::readable(name, &answer)).flatten();
     print(&text.unwrap_or_else(|| show::raw(&answer)));

@@ -211,7 +211,7 @@ impl Request {
         }
     }
 
-    fn put(endpoint: &'static str, body: &Value) -> Self {
+    pub(crate) fn put(endpoint: &'static str, body: &Value) -> Self {
         Self {
             method: Method::Put,
             endpoint,

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use firmware::Node;
 use sandbox::Allow;
@@ -130,6 +130,17 @@ pub trait Kind: Sync + 'static {
     /// Paths of the host that the device opens, and how: they become Landlock rules.
     fn paths(_config: &Self::Config) -> Vec<(PathBuf, sandbox::landlock::Access)> {
         Vec::new()
+    }
+
+    /// What the device has of the host that no second machine can have at the same time, each as a text for messages
+    /// that is equal for the same thing: a copy of the machine that runs beside it (`vm.fork`) needs others. By default
+    /// all of [`Kind::paths`] but what is only read.
+    fn exclusive(config: &Self::Config) -> Vec<String> {
+        let paths = Self::paths(config).into_iter();
+        let others = paths.filter(|(path, access)| {
+            *access != sandbox::landlock::Access::Read && path != Path::new("/dev/null")
+        });
+        others.map(|(path, _)| path.display().to_string()).collect()
     }
 
     /// Makes one. The same path serves boot, hot-plug, restore and migration.
@@ -267,6 +278,11 @@ pub trait AnyKind: Sync {
         &self,
         config: &Value,
     ) -> std::result::Result<Vec<(PathBuf, sandbox::landlock::Access)>, Problem>;
+    /// See [`Kind::exclusive`].
+    ///
+    /// # Errors
+    /// A [`Problem`] if the configuration does not read.
+    fn exclusive(&self, config: &Value) -> std::result::Result<Vec<String>, Problem>;
     /// See [`Kind::build`].
     ///
     /// # Errors
@@ -351,6 +367,10 @@ impl<K: Kind> AnyKind for K {
         config: &Value,
     ) -> std::result::Result<Vec<(PathBuf, sandbox::landlock::Access)>, Problem> {
         Ok(K::paths(&read::<K>(config)?))
+    }
+
+    fn exclusive(&self, config: &Value) -> std::result::Result<Vec<String>, Problem> {
+        Ok(K::exclusive(&read::<K>(config)?))
     }
 
     fn build(&self, config: &Value, host: &mut Host<'_>) -> Result<Box<dyn Device>> {

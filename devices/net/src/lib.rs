@@ -97,6 +97,15 @@ impl Kind for Net {
         }
     }
 
+    fn exclusive(config: &NetConfig) -> Vec<String> {
+        match &config.fds {
+            Some(fds) => vec![format!("the tap of fd={fds:?}")],
+            // A template makes a new one.
+            None if config.tap_name().contains('%') => Vec::new(),
+            None => vec![format!("tap {}", config.tap_name())],
+        }
+    }
+
     fn build(config: NetConfig, host: &mut Host<'_>) -> Result<OverPci<Network>> {
         let environment = Environment::of(host, &config.pci)?;
         let end = match host.inherit() {

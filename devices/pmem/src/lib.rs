@@ -134,6 +134,11 @@ impl Kind for PersistentMemory {
         vec![(config.file.clone(), access)]
     }
 
+    /// Also of a file that is only read: what the guest wrote and discards later is nowhere else.
+    fn exclusive(config: &PmemConfig) -> Vec<String> {
+        vec![config.file.display().to_string()]
+    }
+
     fn build(config: PmemConfig, host: &mut Host<'_>) -> Result<OverPci<Pmem>> {
         let environment = Environment::of(host, &config.pci)?;
         let medium = match host.inherit::<Medium>() {

@@ -213,6 +213,22 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Memory that is not shared, or has huge pages, cannot be frozen.
+    #[error(
+        "only memory with shared=on, and without hugepages=on, can be frozen for others to go on from"
+    )]
+    NotShared,
+    /// The kernel does not let memory be frozen.
+    #[error("the memory file of the guest cannot be frozen for others to go on from")]
+    Freeze {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file of RAM's contents can be changed by others.
+    #[error(
+        "the file with the contents of guest RAM is not sealed: others could change or shorten it"
+    )]
+    NotSealed,
     /// A file cannot be mapped as memory of the guest.
     #[error("the host cannot map {} of a file as guest memory", Size(*.size))]
     MapFile {

@@ -68,6 +68,7 @@
 
 mod contents;
 mod error;
+mod fork;
 mod mapping;
 mod options;
 mod pool;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicBool;
 
 use vm_memory::{FileOffset, VolatileSlice};
 
@@ -13,6 +14,7 @@ use crate::{Error, RamOptions};
 
 mod discard;
 mod file;
+mod freeze;
 mod touched;
 
 pub use file::FileWrites;
@@ -34,6 +36,8 @@ pub struct Mapping {
     page_size: u64,
     file: Option<FileOffset>,
     base: Option<FileOffset>,
+    /// `file` is no longer shared but what `base` otherwise is.
+    frozen: AtomicBool,
     huge_pages: bool,
     transparent_huge_pages: bool,
     populate: bool,
@@ -73,6 +77,7 @@ impl Mapping {
             page_size: wanted.page_size,
             file: wanted.file,
             base: wanted.base,
+            frozen: AtomicBool::new(false),
             huge_pages: wanted.options.hugepages.is_some(),
             transparent_huge_pages: false,
             populate: wanted.options.populate(),
@@ -107,13 +112,13 @@ impl Mapping {
     /// private.
     #[must_use]
     pub fn file(&self) -> Option<(&File, u64)> {
-        self.file.as_ref().map(|file| (file.file(), file.start()))
+        self.file_offset().map(|file| (file.file(), file.start()))
     }
 
     /// The file that private memory has the contents of wherever it was not written, and where in the file it starts.
     #[must_use]
     pub fn base(&self) -> Option<(&File, u64)> {
-        self.base.as_ref().map(|file| (file.file(), file.start()))
+        self.base_offset().map(|file| (file.file(), file.start()))
     }
 
     /// It is made of pages of the host's huge page pool.
@@ -125,16 +130,12 @@ impl Mapping {
     /// The kernel was asked for transparent huge pages, and knows them.
     #[must_use]
     pub fn transparent_huge_pages(&self) -> bool {
-        self.transparent_huge_pages
+        self.transparent_huge_pages && !self.is_frozen()
     }
 
     /// All of it is to be allocated before the guest runs.
     pub(crate) fn populate(&self) -> bool {
         self.populate
-    }
-
-    pub(crate) fn file_offset(&self) -> Option<&FileOffset> {
-        self.file.as_ref()
     }
 
     /// The `count` bytes at `offset`; `None` if not all of them are within.
@@ -271,19 +272,20 @@ impl Source {
     const ACCESS: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
     const ANONYMOUS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
+    fn of_file(file: &FileOffset, flags: libc::c_int) -> io::Result<Self> {
+        let offset = i64::try_from(file.start());
+        Ok(Self {
+            flags,
+            descriptor: file.file().as_raw_fd(),
+            offset: offset.map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?,
+        })
+    }
+
     fn of(wanted: &Wanted<'_>) -> io::Result<Self> {
-        let of_file = |file: &FileOffset, flags| {
-            let offset = i64::try_from(file.start());
-            Ok(Self {
-                flags,
-                descriptor: file.file().as_raw_fd(),
-                offset: offset.map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?,
-            })
-        };
         if let Some(file) = &wanted.file {
             // No MAP_NORESERVE: without meaning for shared memory, and huge pages are to be set
             // aside.
-            return of_file(file, libc::MAP_SHARED);
+            return Self::of_file(file, libc::MAP_SHARED);
         }
         let unreserved = if wanted.options.reserve {
             0
@@ -291,7 +293,7 @@ impl Source {
             libc::MAP_NORESERVE
         };
         if let Some(base) = &wanted.base {
-            return of_file(base, libc::MAP_PRIVATE | unreserved);
+            return Self::of_file(base, libc::MAP_PRIVATE | unreserved);
         }
         Ok(Self {
             flags: Self::ANONYMOUS | unreserved,

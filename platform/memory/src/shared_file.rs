@@ -67,7 +67,8 @@ impl SharedFile {
     }
 
     /// Gives the file its size in bytes, for good: afterwards nobody can change it, so that no peer
-    /// that is given the file can shorten it and have the monitor killed by `SIGBUS`.
+    /// that is given the file can shorten it and have the monitor killed by `SIGBUS`. Seals against writing can
+    /// still be set: see [`seal`].
     pub(crate) fn resize(&self, size: u64) -> Result<(), Error> {
         self.file
             .set_len(size)
@@ -76,17 +77,37 @@ impl SharedFile {
                 size,
                 source,
             })?;
-        let seals = libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
-        // SAFETY: fcntl with an integer argument on a descriptor that we own touches no memory.
-        if unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
-            return Err(Error::SharedFile {
-                step: "F_ADD_SEALS",
-                size,
-                source: io::Error::last_os_error(),
-            });
-        }
-        Ok(())
+        add_seals(&self.file, SIZE_SEALS).map_err(|source| Error::SharedFile {
+            step: "F_ADD_SEALS",
+            size,
+            source,
+        })
     }
+}
+
+/// Nobody changes the size.
+const SIZE_SEALS: libc::c_int = libc::F_SEAL_GROW | libc::F_SEAL_SHRINK;
+
+/// Nobody changes the file's contents any more, but through shared mappings that there are already. Private mappings
+/// stay writable, as their writes do not reach the file.
+pub(crate) fn seal(file: &File) -> io::Result<()> {
+    add_seals(file, SIZE_SEALS | libc::F_SEAL_FUTURE_WRITE)
+}
+
+/// Whether [`seal`] was called for it: `false` for whatever is no memory file.
+pub(crate) fn is_sealed(file: &File) -> bool {
+    // SAFETY: fcntl without an argument on a descriptor that is open touches no memory.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    let written = libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE;
+    seals >= 0 && seals & SIZE_SEALS == SIZE_SEALS && seals & written != 0
+}
+
+fn add_seals(file: &File, seals: libc::c_int) -> io::Result<()> {
+    // SAFETY: fcntl with an integer argument on a descriptor that is open touches no memory.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn is_unsupported(error: &io::Error) -> bool {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use device::AnyKind;
-use machine::Call;
+use machine::{Call, Received};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -118,6 +118,18 @@ pub(crate) fn device(
         config,
         descriptors: descriptors.into(),
     })
+}
+
+/// Reads what is said of a machine that comes as these descriptors.
+pub(crate) fn receive_fork(body: &[u8], descriptors: Vec<OwnedFd>) -> Result<Call, Bad> {
+    let count = descriptors.len();
+    let received = Received::new(read(body)?, descriptors);
+    let received = received.ok_or_else(|| {
+        Bad::Body(format!(
+            "$: configuration, state and memory come as 3 descriptors, not {count}: vm.fork of another monitor sends them"
+        ))
+    })?;
+    Ok(Call::ReceiveFork(received))
 }
 
 /// Reads which saved machine to restore, and how.

@@ -1,6 +1,8 @@
 //! The table of endpoints.
 
-use machine::{Call, CoreDump, RemoveDevice, Resize, ResizeDisk, Restore, Snapshot};
+use machine::{
+    Call, CoreDump, Fork, ReceiveFork, RemoveDevice, Resize, ResizeDisk, Restore, Snapshot,
+};
 use schemars::{JsonSchema, Schema, schema_for};
 
 use crate::body::{self, Bad};
@@ -40,6 +42,8 @@ pub(crate) enum Takes {
     Machine,
     /// There must be a body, of this form.
     Json(Read, fn() -> Schema),
+    /// A machine of another monitor's: its parts come as descriptors.
+    Fork,
     /// A device, in the form of this member of a machine's configuration.
     Device(&'static str),
     /// It is answered without the driver.
@@ -85,6 +89,11 @@ const fn put(name: &'static str, about: &'static str, takes: Takes) -> Endpoint 
         about,
         takes,
     }
+}
+
+/// The body of `vm.receive-fork`.
+pub(crate) fn receive_fork() -> Schema {
+    schema::<ReceiveFork>()
 }
 
 fn schema<T: JsonSchema>() -> Schema {
@@ -219,6 +228,20 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "vm.restore",
         "Make a VM from saved files",
         Json(body::restore, schema::<Restore>),
+    ),
+    put(
+        "vm.fork",
+        "Make further VMs of this one in other monitors, while it goes on (ours; the reference has none)",
+        Json(
+            |body| Ok(Call::Fork(Box::new(body::read(body)?))),
+            schema::<Fork>,
+        ),
+    ),
+    put(
+        "vm.receive-fork",
+        "Take a VM over that vm.fork of another monitor has made: its configuration, state and memory come as \
+         descriptors (ours; the reference has none)",
+        Takes::Fork,
     ),
     put(
         "vm.receive-migration",

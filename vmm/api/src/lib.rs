@@ -80,6 +80,10 @@ impl Api {
             _ if body.is_empty() => Err(Response::empty(400)),
             Takes::Machine => called(create::call(body)),
             Takes::Json(read, _) => called(read(body)),
+            Takes::Fork => {
+                let descriptors = std::mem::take(&mut request.descriptors);
+                called(body::receive_fork(&request.body, descriptors))
+            }
             Takes::Device(member) => {
                 let descriptors = std::mem::take(&mut request.descriptors);
                 called(body::device(

@@ -157,6 +157,7 @@ impl Response {
         match answer {
             Answer::Done => Self::empty(status),
             Answer::Added(device) => Self::ok(&device),
+            Answer::Forked(forked) => Self::ok(&forked),
             Answer::Info(info) => Self::ok(&info),
             Answer::Counters(counters) => Self::ok(&counters),
             Answer::Measures(measures) => Self::metrics(metrics::text(&measures)),

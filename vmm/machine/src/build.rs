@@ -20,7 +20,7 @@ use sandbox::Filter;
 
 use crate::features::Features;
 use crate::processors::{Processors, Rules};
-use crate::{Error, MemoryRestoreMode, Result, syscalls, tables};
+use crate::{Error, MemorySource, Result, syscalls, tables};
 
 /// The local APIC is in x2APIC mode (Intel SDM volume 3A, 11.12.1, `IA32_APIC_BASE`).
 const APIC_BASE_X2APIC: u64 = 1 << 10;
@@ -58,8 +58,10 @@ pub struct Machine {
     /// While it is paused: the guest's clock, which stands still.
     pub(crate) clock: Option<ClockState>,
     pub(crate) ram: GuestRam,
-    /// If it was restored: how its memory comes from the snapshot.
-    pub(crate) restored: Option<MemoryRestoreMode>,
+    /// If it was restored or forked: where its memory comes from.
+    pub(crate) restored: Option<MemorySource>,
+    /// It has run since it was made, or since its memory was frozen.
+    pub(crate) memory_used: bool,
 }
 
 /// What the devices of a machine before its reset leave to those after it, by their ids.
@@ -131,8 +133,8 @@ pub(crate) struct Chassis<'a> {
 pub(crate) struct Restored {
     /// Its clock, which stands still.
     pub(crate) clock: ClockState,
-    /// How its memory comes from the snapshot.
-    pub(crate) mode: MemoryRestoreMode,
+    /// Where its memory comes from.
+    pub(crate) mode: MemorySource,
 }
 
 impl<'a> Chassis<'a> {
@@ -210,6 +212,7 @@ impl<'a> Chassis<'a> {
             board: self.board,
             pci: self.pci,
             restored: restored.as_ref().map(|restored| restored.mode),
+            memory_used: restored.is_none(),
             clock: restored.map(|restored| restored.clock),
             ram: self.ram,
         })

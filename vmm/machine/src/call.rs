@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, MemoryRestoreMode, Restore, Result};
+use crate::{Error, Fork, Forked, MemorySource, Received, Restore, Result};
 
 /// A request to the thread that owns the machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,10 @@ pub enum Call {
     CoreDump(CoreDump),
     /// Make a machine from files; it is paused then.
     Restore(Box<Restore>),
+    /// Make further machines of it in other monitors, while it goes on.
+    Fork(Box<Fork>),
+    /// Take a machine over that another monitor has made of its own.
+    ReceiveFork(Received),
     /// Press the guest's power button.
     PowerButton,
     /// Inject a non-maskable interrupt into each processor.
@@ -124,6 +128,8 @@ pub enum Answer {
     Done,
     /// To [`Call::AddDevice`] of a machine that is built.
     Added(PciDevice),
+    /// To [`Call::Fork`].
+    Forked(Forked),
     /// To [`Call::Info`].
     Info(Box<Info>),
     /// To [`Call::Counters`].
@@ -166,9 +172,9 @@ pub struct Info {
     pub state: &'static str,
     /// Bytes of memory that the guest has at the moment.
     pub memory_actual_size: u64,
-    /// For a machine that was restored: how its memory comes from the snapshot (ours; the reference has none).
+    /// For a machine that was restored or forked: where its memory comes from (ours; the reference has none).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_restore_mode: Option<MemoryRestoreMode>,
+    pub memory_restore_mode: Option<MemorySource>,
     /// Its devices by their ids; absent while it is not booted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_tree: Option<BTreeMap<String, Node>>,

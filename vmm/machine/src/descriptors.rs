@@ -40,6 +40,27 @@ fn adopt_one(planned: &Planned<'_>, number: i32) -> Result<std::os::fd::OwnedFd>
     })
 }
 
+/// Refuses a configuration with numbers of descriptors: one that comes from another process, where they meant something.
+///
+/// # Errors
+/// A [`Problem`] that names the device and the member.
+pub(crate) fn refuse(config: &VmConfig) -> Result<()> {
+    let plan = catalog::plan(&config.devices).into_iter();
+    let Some(planned) = plan
+        .into_iter()
+        .find(|planned| !numbers(planned).is_empty())
+    else {
+        return Ok(());
+    };
+    let id = &planned.id;
+    let member = planned.kind.descriptors().unwrap_or_default();
+    let text = format!(
+        "device {id} has descriptors, and no other VM can be given those: let the child do without by \
+         devices={{\"{id}\": {{\"{member}\": null, ...}}}}"
+    );
+    Err(Problem::new("children", text).into())
+}
+
 /// The numbers of descriptors in the configuration of a device.
 fn numbers(planned: &Planned<'_>) -> Vec<i32> {
     let member = planned.kind.descriptors();

@@ -86,6 +86,19 @@ pub enum Error {
          is left to save"
     )]
     Postponed,
+    /// Not all children of a machine came to be.
+    #[error("{failed} of {count} children did not come to be, the others did: {why}")]
+    Children {
+        /// How many did not.
+        failed: usize,
+        /// How many there were to be.
+        count: usize,
+        /// Why.
+        why: String,
+    },
+    /// The parts of a machine that is handed over cannot be made.
+    #[error("cannot make the files with which a child is handed over")]
+    HandOver(#[source] std::io::Error),
     /// A device cannot be changed.
     #[error("cannot change device {id}")]
     Change {
@@ -193,6 +206,10 @@ impl Error {
             Self::Later(_) => Kind::Later,
             _ => Kind::Failed,
         }
+    }
+
+    pub(crate) fn hand_over(source: std::io::Error) -> Self {
+        Self::HandOver(source)
     }
 
     pub(crate) fn thread(name: &str) -> impl FnOnce(std::io::Error) -> Self + '_ {

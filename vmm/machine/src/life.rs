@@ -63,6 +63,8 @@ pub enum Act {
     Resume,
     /// Save all of it.
     Snapshot,
+    /// Make further machines of it.
+    Fork,
     /// Make it from what was saved; it stands still then.
     Restore,
     /// Press the guest's power button, inject a non-maskable interrupt, read counters, resize a disk: whatever takes
@@ -83,6 +85,7 @@ impl Act {
         Self::Pause,
         Self::Resume,
         Self::Snapshot,
+        Self::Fork,
         Self::Restore,
         Self::Use,
         Self::Configure,
@@ -150,8 +153,8 @@ pub fn after(state: State, act: Act) -> Result<State, Refusal> {
         (Act::Resume, Paused) => Ok(Running),
         (Act::Snapshot, Paused) => Ok(Paused),
         (Act::Resume | Act::Snapshot, Running) => Err(Refusal::NotPaused),
-        (Act::Use, Running | Paused) => Ok(state),
-        (Act::Shutdown | Act::Pause | Act::Resume | Act::Snapshot | Act::Use, _) => {
+        (Act::Use | Act::Fork, Running | Paused) => Ok(state),
+        (Act::Shutdown | Act::Pause | Act::Resume | Act::Snapshot | Act::Fork | Act::Use, _) => {
             Err(Refusal::NotStarted)
         }
         (Act::Configure, _) => Ok(state),
@@ -197,6 +200,7 @@ mod tests {
                 Act::Snapshot,
                 [idle, idle, no(Refusal::NotPaused), Ok(Paused), idle],
             ),
+            (Act::Fork, [idle, idle, Ok(Running), Ok(Paused), idle]),
             (Act::Restore, [Ok(Paused), there, there, there, there]),
             (Act::Use, [idle, idle, Ok(Running), Ok(Paused), idle]),
             (

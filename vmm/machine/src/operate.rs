@@ -54,6 +54,7 @@ impl Machine {
             }
         }
         self.clock = None;
+        self.memory_used = true;
         self.processors.resume();
         Ok(())
     }

@@ -18,8 +18,8 @@ use crate::features::Features;
 use crate::life::{self, Act, State};
 use crate::restore::SavedMachine;
 use crate::{
-    Answer, Call, Error, Measures, Reply, Restore, Result, change, core_dump, descriptors, prepare,
-    syscalls,
+    Answer, Call, Error, Fork, Measures, Reply, Restore, Result, change, core_dump, descriptors,
+    fork, prepare, syscalls,
 };
 
 /// The thread's belongings.
@@ -104,7 +104,10 @@ impl Owner {
 
     /// Does what a user asks for. The error of the monitor's end is what a guest's postponed wish led to.
     fn serve(&mut self, call: Call, reply: Reply) -> Result<ControlFlow<()>> {
-        reply.send(self.answer(call));
+        match call {
+            Call::Fork(wish) => self.fork(&wish, reply),
+            call => reply.send(self.answer(call)),
+        }
         match self.postponed.take_if(|_| self.state != State::Paused) {
             Some(wish) if self.state == State::Running => self.power(wish),
             _ => Ok(ControlFlow::Continue(())),
@@ -162,6 +165,11 @@ impl Owner {
             Call::Snapshot(wish) => self.snapshot(&wish.destination_url)?,
             Call::CoreDump(wish) => self.core_dump(&wish.destination_url)?,
             Call::Restore(wish) => self.restore(&wish)?,
+            Call::ReceiveFork(received) => {
+                life::after(self.state, Act::Restore)?;
+                event!("vm", "receiving-fork");
+                self.make(&SavedMachine::received(&received)?, received.resume())?;
+            }
             Call::PowerButton => self.running()?.press_power_button()?,
             Call::Nmi => self.running()?.nmi()?,
             Call::Counters => return Ok(Answer::Counters(self.running()?.counters())),
@@ -188,7 +196,7 @@ impl Owner {
                     self.given.take_back(&wish.id);
                 }
             }
-            Call::StopMonitor => {}
+            Call::Fork(_) | Call::StopMonitor => {}
         }
         Ok(Answer::Done)
     }
@@ -373,14 +381,19 @@ impl Owner {
     }
 
     fn restore(&mut self, wish: &Restore) -> Result<()> {
-        let next = life::after(self.state, Act::Restore)?;
+        life::after(self.state, Act::Restore)?;
         event!("vm", "restoring");
-        let resume = wish.resume;
         let saved = SavedMachine::open(wish)?;
         descriptors::adopt(&saved.config, &self.given).inspect_err(|_| self.given.clear())?;
+        self.make(&saved, wish.resume)
+    }
+
+    /// Makes a machine of a saved one.
+    fn make(&mut self, saved: &SavedMachine, resume: bool) -> Result<()> {
+        let next = life::after(self.state, Act::Restore)?;
         self.config = Some(saved.config.clone());
         self.number = saved.state.number;
-        let restored = self.build_with(|config, ground| Machine::restore(config, &saved, ground));
+        let restored = self.build_with(|config, ground| Machine::restore(config, saved, ground));
         match restored {
             Ok(machine) => self.machine = Some(machine),
             Err(error) => {
@@ -396,6 +409,31 @@ impl Owner {
             self.resume()?;
         }
         Ok(())
+    }
+
+    /// Makes further machines of it; the answer is sent when all are there.
+    fn fork(&mut self, wish: &Fork, reply: Reply) {
+        let divided = self.divide(wish);
+        if self.machine.as_ref().is_some_and(Machine::is_paused) {
+            // If it could not go on.
+            self.state = State::Paused;
+        }
+        match divided {
+            Ok(children) => children.hand_over(self.options.seccomp, reply),
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    fn divide(&mut self, wish: &Fork) -> Result<fork::Children> {
+        life::after(self.state, Act::Fork)?;
+        if self.postponed.is_some() {
+            return Err(Error::Postponed);
+        }
+        event!("vm", "forking");
+        let (number, features) = (self.number, self.features.get()?);
+        let (config, machine) = self.configured()?;
+        let machine = machine.ok_or(Error::Ending)?;
+        fork::divide(wish, config, machine, number, &features)
     }
 
     fn build(&mut self, mut legacy: Legacy) -> Result<Machine> {

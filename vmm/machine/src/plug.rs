@@ -102,7 +102,7 @@ impl Machine {
         Ok(())
     }
 
-    fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.clock.is_some()
     }
 

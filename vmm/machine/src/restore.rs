@@ -4,7 +4,7 @@
 //! checked as that of any machine; the state must fit to it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arch::CpuidEntry;
@@ -21,7 +21,7 @@ use snapshot::Source;
 use crate::build::{self, Chassis, Ground, Machine, Restored, Slot};
 use crate::save::memory_state;
 use crate::state::{DeviceState, MachineState};
-use crate::{Error, Result, prepare};
+use crate::{Error, MemorySource, Received, Result, descriptors, prepare};
 
 /// `IA32_TIME_STAMP_COUNTER` (Intel SDM volume 4).
 const TSC: u32 = 0x10;
@@ -76,7 +76,7 @@ pub(crate) struct SavedMachine {
     pub(crate) config: VmConfig,
     pub(crate) state: MachineState,
     source: Source,
-    mode: MemoryRestoreMode,
+    mode: MemorySource,
     prefault: bool,
 }
 
@@ -163,7 +163,23 @@ impl SavedMachine {
     pub(crate) fn open(wish: &Restore) -> Result<Self> {
         let source = Source::open(&wish.folder()?)?;
         let config = wish.config_of(&source)?;
-        let mode = wish.mode(&config)?;
+        let mode = wish.mode(&config)?.into();
+        Self::of(source, config, mode, wish.prefault)
+    }
+
+    /// Checks a machine that another monitor hands over.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its parts.
+    pub(crate) fn received(received: &Received) -> Result<Self> {
+        let source = Source::received(Path::new("what the other monitor sent"), received.parts())?;
+        let config: VmConfig = source.config()?;
+        prepare::check(&config)?;
+        descriptors::refuse(&config)?;
+        Self::of(source, config, MemorySource::Forked, false)
+    }
+
+    fn of(source: Source, config: VmConfig, mode: MemorySource, prefault: bool) -> Result<Self> {
         let state: MachineState = source.state()?;
         check_number(state.number)?;
         let (there, wanted) = (state.vcpus.len(), config.cpus.boot_vcpus);
@@ -181,7 +197,7 @@ impl SavedMachine {
             state,
             source,
             mode,
-            prefault: wish.prefault,
+            prefault,
         })
     }
 
@@ -189,18 +205,25 @@ impl SavedMachine {
         let mut options = self.config.memory.ram_options();
         options.prefault |= self.prefault;
         let file = self.source.memory();
+        let regions = build::ram_regions(&self.config);
         let ram = match self.mode {
-            MemoryRestoreMode::Mapped => {
-                GuestRam::over_file(&build::ram_regions(&self.config), &options, file)?
+            MemorySource::Mapped => GuestRam::over_file(&regions, &options, file)?,
+            MemorySource::Forked => {
+                // What the configuration says of shared=on, prefault=on and reserve=on is about the next boot: here
+                // pages are those of the parent until they are written.
+                options.shared = false;
+                options.prefault = false;
+                options.reserve = false;
+                GuestRam::over_sealed_file(&regions, &options, file)?
             }
-            _ => GuestRam::new(&build::ram_regions(&self.config), &options)?,
+            _ => GuestRam::new(&regions, &options)?,
         };
         let here = ram.ranges().into_iter().map(memory_state);
         if !here.eq(self.state.memory.iter().copied()) {
             let text = "its memory is not where that of a machine of its configuration is";
             return Err(Error::Unrestorable(text.into()));
         }
-        if self.mode == MemoryRestoreMode::Copy {
+        if self.mode == MemorySource::Copy {
             ram.read_contents(file)?;
         }
         ram.prefault()?.join()?;

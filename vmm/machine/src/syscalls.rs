@@ -17,9 +17,30 @@ pub(crate) fn driver() -> Vec<&'static [Allow]> {
     let mut sets = vcpu();
     sets.push(sandbox::SPAWN);
     sets.push(DRIVER);
+    sets.push(HAND_OVER);
     sets.extend(catalog::syscalls().flat_map(|kind| [kind.owner, kind.worker]));
     sets
 }
+
+/// System calls of the thread that hands children of a machine over.
+pub(crate) fn fork() -> Vec<&'static [Allow]> {
+    vec![sandbox::COMMON, HAND_OVER]
+}
+
+const HAND_OVER: &[Allow] = &[
+    // Reaching another monitor (on the driver's thread), and talking to it.
+    Allow::arg32(libc::SYS_socket, 0, &[libc::AF_UNIX as u64]),
+    Allow::call(libc::SYS_connect),
+    Allow::arg32(libc::SYS_setsockopt, 1, &[libc::SOL_SOCKET as u64]),
+    Allow::call(libc::SYS_sendmsg),
+    Allow::call(libc::SYS_recvfrom),
+    Allow::call(libc::SYS_sendto),
+    // Configuration and state in memory files, and the length of memory's.
+    Allow::call(libc::SYS_memfd_create),
+    Allow::call(libc::SYS_fcntl),
+    Allow::call(libc::SYS_fstat),
+    Allow::call(libc::SYS_statx),
+];
 
 const VCPU: &[Allow] = &[Allow::ioctl(hypervisor::VCPU_IOCTLS)];
 

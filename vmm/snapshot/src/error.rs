@@ -44,4 +44,20 @@ pub enum Error {
         /// Its version.
         found: u32,
     },
+    /// A monitor that is to take a machine over cannot be reached.
+    #[error("cannot reach the monitor at {}", .path.display())]
+    Receiver {
+        /// Its API socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A monitor does not take a machine over.
+    #[error("the monitor at {} does not take the VM over: {why}", .path.display())]
+    NotReceived {
+        /// Its API socket.
+        path: PathBuf,
+        /// What it says.
+        why: String,
+    },
 }

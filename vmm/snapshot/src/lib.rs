@@ -15,6 +15,7 @@
 
 mod envelope;
 mod error;
+pub mod handover;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,8 @@ mod write;
 use std::path::PathBuf;
 
 pub use error::{Error, Result};
-pub use read::Source;
-pub use write::Destination;
+pub use read::{Parts, Source};
+pub use write::{Destination, Texts};
 
 /// Name of the configuration.
 pub const CONFIG: &str = "config.json";

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,8 +33,35 @@ impl Source {
     /// [`Error::File`] if one cannot be opened or read, [`Error::Bad`] or [`Error::Version`] if it is not what a
     /// snapshot has.
     pub fn open(folder: &Path) -> Result<Self> {
-        let state = read(&folder.join(STATE), MOST_STATE)?;
-        let config = read(&folder.join(CONFIG), MOST_CONFIG)?;
+        let open = |name| open(&folder.join(name));
+        Self::of(folder, &open(STATE)?, &open(CONFIG)?, || open(MEMORY))
+    }
+
+    /// The same of files that another process sent. Their names in errors are those below `from`.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn received(from: &Path, files: &Parts) -> Result<Self> {
+        for (name, file) in [
+            (CONFIG, &files.config),
+            (STATE, &files.state),
+            (MEMORY, &files.memory),
+        ] {
+            check_kind(&from.join(name), file)?;
+        }
+        let memory = files.memory.try_clone();
+        let memory = memory.map_err(failed("open", &from.join(MEMORY)));
+        Self::of(from, &files.state, &files.config, || memory)
+    }
+
+    fn of(
+        folder: &Path,
+        state: &File,
+        config: &File,
+        memory: impl FnOnce() -> Result<File>,
+    ) -> Result<Self> {
+        let state = read(&folder.join(STATE), state, MOST_STATE)?;
+        let config = read(&folder.join(CONFIG), config, MOST_CONFIG)?;
         let bad = |name: &str, why: String| Error::Bad {
             path: folder.join(name),
             why,
@@ -61,7 +88,7 @@ impl Source {
         }
         let memory_bytes = envelope.memory_bytes;
         let text = text.to_vec();
-        let memory = open(&folder.join(MEMORY))?;
+        let memory = memory()?;
         let length = memory
             .metadata()
             .map_err(failed("read", &folder.join(MEMORY)))?
@@ -115,6 +142,31 @@ impl Source {
     }
 }
 
+/// The parts of a saved machine as open files.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: File,
+    /// The state, in its envelope.
+    pub state: File,
+    /// RAM's contents.
+    pub memory: File,
+}
+
+/// A file that is read at positions of its own.
+struct FromStart<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at = self.at.saturating_add(count as u64);
+        Ok(count)
+    }
+}
+
 fn failed<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
     move |source| Error::File {
         act,
@@ -130,8 +182,13 @@ fn open(path: &Path) -> Result<File> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(failed("open", path))?;
+    check_kind(path, &file)?;
+    Ok(file)
+}
+
+fn check_kind(path: &Path, file: &File) -> Result<()> {
     if file.metadata().map_err(failed("read", path))?.is_file() {
-        return Ok(file);
+        return Ok(());
     }
     Err(Error::Bad {
         path: path.to_owned(),
@@ -139,9 +196,12 @@ fn open(path: &Path) -> Result<File> {
     })
 }
 
-fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+/// Reads from the start, whatever the position is: others may have the same open file, and read it too.
+fn read(path: &Path, file: &File, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = open(path)?.take(most + 1).read_to_end(&mut bytes);
+    let read = FromStart { file, at: 0 }
+        .take(most + 1)
+        .read_to_end(&mut bytes);
     read.map_err(failed("read", path))?;
     if bytes.len() as u64 > most {
         return Err(Error::Bad {

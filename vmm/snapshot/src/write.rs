@@ -13,6 +13,40 @@ use crate::{CONFIG, Error, MEMORY, Result, STATE, VERSION};
 /// What names have while they are written.
 const PARTIAL: &str = ".partial";
 
+/// What goes into the files, but for memory.
+#[derive(Clone, Debug)]
+pub struct Texts {
+    /// The configuration.
+    pub config: Vec<u8>,
+    /// The state in its envelope, which has the length and checksum of the configuration.
+    pub state: Vec<u8>,
+}
+
+impl Texts {
+    /// Writes both. `memory_bytes` is the length of RAM's contents.
+    ///
+    /// # Errors
+    /// If one of them has no form as JSON.
+    pub fn of(
+        config: &impl Serialize,
+        state: &impl Serialize,
+        memory_bytes: u64,
+    ) -> serde_json::Result<Self> {
+        let config = serde_json::to_vec_pretty(config)?;
+        let state = serde_json::value::to_raw_value(state)?;
+        let envelope = Envelope {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            config: Part::of(&config),
+            memory_bytes,
+            state_crc32: crc32fast::hash(state.get().as_bytes()),
+            state: &state,
+        };
+        let state = serde_json::to_vec(&envelope)?;
+        Ok(Self { config, state })
+    }
+}
+
 /// A snapshot that is being written. Dropping it without [`Destination::commit`] removes what was written.
 #[derive(Debug)]
 pub struct Destination {
@@ -56,30 +90,14 @@ impl Destination {
     /// [`Error::File`] if something cannot be written, [`Error::Exists`] if a name was taken meanwhile; nothing stays
     /// behind.
     pub fn commit(mut self, config: &impl Serialize, state: &impl Serialize) -> Result<()> {
-        let failed = |name| {
-            let path = self.folder.join(name);
-            move |source: serde_json::Error| Error::File {
-                act: "write",
-                path,
-                source: source.into(),
-            }
-        };
-        let config = serde_json::to_vec_pretty(config).map_err(failed(CONFIG))?;
-        let state = serde_json::value::to_raw_value(state).map_err(failed(STATE))?;
         let about = self.memory.metadata();
         let memory_bytes = about.map_err(|source| self.failed("write", MEMORY, source))?;
-        let envelope = Envelope {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-            config: Part::of(&config),
-            memory_bytes: memory_bytes.len(),
-            state_crc32: crc32fast::hash(state.get().as_bytes()),
-            state: &state,
-        };
-        let envelope = serde_json::to_vec(&envelope).map_err(failed(STATE))?;
+        let texts = Texts::of(config, state, memory_bytes.len());
+        let Texts { config, state } =
+            texts.map_err(|error| self.failed("write", STATE, error.into()))?;
         let synced = self.memory.sync_all();
         synced.map_err(|source| self.failed("write", MEMORY, source))?;
-        for (name, bytes) in [(CONFIG, &config), (STATE, &envelope)] {
+        for (name, bytes) in [(CONFIG, &config), (STATE, &state)] {
             let mut file = partial(&self.folder, name, &mut self.made)?;
             let written = file.write_all(bytes).and_then(|()| file.sync_all());
             written.map_err(|source| self.failed("write", name, source))?;

@@ -48,11 +48,11 @@ impl Mapping {
             size: length as u64,
             source,
         };
-        if self.base.is_some() {
+        if self.base_offset().is_some() {
             self.span.empty(start, length).map_err(failed)?;
             return self.keep_out_of_dumps();
         }
-        let advice = if self.file.is_some() {
+        let advice = if self.file_offset().is_some() {
             libc::MADV_REMOVE
         } else {
             libc::MADV_DONTNEED

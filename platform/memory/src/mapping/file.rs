@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use vm_memory::FileOffset;
 
@@ -59,6 +60,7 @@ impl Mapping {
             page_size: crate::ram::host_page_size(),
             file: shared.then(|| FileOffset::from_arc(Arc::clone(file), 0)),
             base: None,
+            frozen: AtomicBool::new(false),
             huge_pages: false,
             transparent_huge_pages: false,
             populate: false,

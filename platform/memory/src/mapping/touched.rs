@@ -23,7 +23,7 @@ impl Mapping {
     /// the page map cannot be read (Landlock, no `/proc`), all of it. Memory files: what they have. Huge pages: all.
     pub(crate) fn touched(&self) -> io::Result<Vec<Range<u64>>> {
         let whole = || std::iter::once(0..self.size()).collect();
-        match (&self.file, &self.base) {
+        match (self.file_offset(), self.base_offset()) {
             (Some(_), _) if self.huge_pages => Ok(whole()),
             (Some(file), _) => data(file.file(), file.start(), self.size()),
             (None, base) => {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::{self, reference};
-use crate::endpoint::{Endpoint, Takes};
+use crate::endpoint::{self, Endpoint, Takes};
 use crate::response::Content;
 use crate::{ENDPOINTS, Method, body};
 
@@ -75,6 +75,7 @@ fn body_of(endpoint: &Endpoint) -> Option<Value> {
     match endpoint.takes {
         Takes::Machine => Some(reference("VmConfig")),
         Takes::Json(_, schema) => Some(schemas::place(&schema())),
+        Takes::Fork => Some(schemas::place(&endpoint::receive_fork())),
         Takes::Device(member) => Some(body::kind(member).map_or_else(
             || json!({"type": "object"}),
             |kind| schemas::place(&kind.schema()),
@@ -121,7 +122,10 @@ fn success(endpoint: &Endpoint) -> Vec<(u16, &'static str, Option<Value>)> {
             "Text in the exposition format of Prometheus.",
             Some(json!({"type": "string"})),
         )],
-        Takes::Nothing(_) | Takes::Machine | Takes::Json(..) | Takes::Later => {
+        Takes::Json(..) if endpoint.name == "vm.fork" => {
+            vec![(200, "All children are there.", Some(reference("Forked")))]
+        }
+        Takes::Nothing(_) | Takes::Machine | Takes::Json(..) | Takes::Fork | Takes::Later => {
             vec![(204, done, None)]
         }
     }
@@ -172,7 +176,7 @@ fn failures(endpoint: &Endpoint) -> Vec<(u16, &'static str)> {
             all.push((501, LATER));
             return all;
         }
-        Takes::Nothing(_) | Takes::Machine | Takes::Json(..) | Takes::Device(_) => {
+        Takes::Nothing(_) | Takes::Machine | Takes::Json(..) | Takes::Fork | Takes::Device(_) => {
             all.push((404, "There is no VM."));
         }
     }

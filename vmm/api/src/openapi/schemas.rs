@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use config::VmConfig;
 use device::{Form, OptionNames};
-use machine::{Info, PciDevice};
+use machine::{Forked, Info, PciDevice};
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
 use super::dialect::{convert, say_default};
 use crate::ENDPOINTS;
 use crate::create;
-use crate::endpoint::Takes;
+use crate::endpoint::{self, Takes};
 use crate::response::Ping;
 
 /// Types of ours that the reference's document calls otherwise.
@@ -49,13 +49,16 @@ pub(super) fn all() -> Value {
     let mut all = Schemas::default();
     all.add(schema_for!(Ping));
     all.add(schema_for!(PciDevice));
+    all.add(schema_for!(Forked));
     all.add(schema_for!(Info));
     for (_, kind) in catalog::options() {
         all.add(kind.schema());
     }
     for endpoint in ENDPOINTS {
-        if let Takes::Json(_, schema) = endpoint.takes {
-            all.add(schema());
+        match endpoint.takes {
+            Takes::Json(_, schema) => all.add(schema()),
+            Takes::Fork => all.add(endpoint::receive_fork()),
+            _ => {}
         }
     }
     all.machine();
