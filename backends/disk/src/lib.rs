@@ -29,7 +29,7 @@
 //!
 //! Raw images and block devices are read and written, and QCOW2 images: versions 2 and 3, all sizes of clusters,
 //! deflate, extended L2 entries, internal snapshots beside; backing files and external data files with
-//! [`OpenOptions::backing_files`]. Another size, zstd, encryption and unknown features are refused, and say so. What a
+//! [`OpenOptions::backing_files`]. Zstd, encryption and unknown features are refused, and say so. What a
 //! request reads from or writes to places that are in the file goes to the engine; what is compressed, in a backing
 //! file or nowhere yet is dealt with by the lane's thread.
 //!

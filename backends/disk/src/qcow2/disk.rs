@@ -1,7 +1,7 @@
 //! An opened image as a disk.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::epoch::Visitor;
 use super::lane::QcowLane;
@@ -18,6 +18,8 @@ pub(crate) struct QcowDisk {
     pub(crate) data: Arc<Image>,
     pub(crate) engine: Engine,
     pub(crate) passed_over: Vec<PassedOver>,
+    /// Held while the size changes.
+    pub(crate) resizing: Mutex<()>,
 }
 
 impl Disk for QcowDisk {
@@ -72,12 +74,16 @@ impl Disk for QcowDisk {
         )))
     }
 
-    fn resize(&self, _capacity: u64) -> io::Result<()> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the size of a QCOW2 image cannot be changed while it is in use in this version; \
-             qemu-img resize does it when it is not",
-        ))
+    fn resize(&self, capacity: u64) -> io::Result<()> {
+        if self.image.writer.is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::ReadOnlyFilesystem,
+                "the image was opened with readonly=on",
+            ));
+        }
+        // One after the other.
+        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.image.resize(capacity)
     }
 
     fn identity(&self) -> io::Result<(u64, u64, u64)> {

@@ -63,6 +63,26 @@ impl Map {
         self.size.load(Ordering::Acquire)
     }
 
+    /// Changes the size, after the header has it.
+    pub(crate) fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// The offset and number of entries of the L1 table.
+    pub(crate) fn l1(&self) -> (u64, u64) {
+        let tables = self.read_lock();
+        (tables.l1_offset, tables.l1_entries)
+    }
+
+    /// Another L1 table is used from now on, which begins like the old one.
+    pub(crate) fn set_l1(&self, offset: u64, entries: u64) {
+        let mut tables = self.write_lock();
+        let (old, length) = (tables.l1_offset, 8 * tables.l1_entries);
+        tables.cache.forget(old, length);
+        tables.cache.forget(offset, 8 * entries);
+        (tables.l1_offset, tables.l1_entries) = (offset, entries);
+    }
+
     fn read_lock(&self) -> RwLockReadGuard<'_, Tables> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }

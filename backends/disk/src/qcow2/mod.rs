@@ -19,7 +19,7 @@
 //! | Lazy refcounts | read and written; refcounts are always written |
 //! | Images that are marked as dirty or corrupt | read: refcounts are not needed for that; refused to be written |
 //! | Bitmaps, and other things that only a writer has to know | marked as not right any more (autoclear bits) |
-//! | Another size, while the image is in use | refused |
+//! | Another size, while the image is in use | larger and smaller; not of version 2 with snapshots |
 //! | `direct=on` where a cluster, or its part, is smaller than a block of the file | refused to be written |
 //! | Clusters compressed with zstd; encryption; unknown incompatible features | refused, by name |
 //!
@@ -42,6 +42,7 @@ mod open;
 mod owner;
 mod read;
 mod refcounts;
+mod resize;
 #[cfg(test)]
 mod tests;
 mod write;

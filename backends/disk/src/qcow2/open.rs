@@ -1,7 +1,7 @@
 //! Opens an image and what lies behind it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::disk::QcowDisk;
 use super::header::{BackingName, Header, LONGEST_HEAD};
@@ -40,6 +40,7 @@ pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
         data,
         engine,
         passed_over,
+        resizing: Mutex::default(),
     }))
 }
 

@@ -57,6 +57,7 @@ pub(crate) struct Owner {
     pub(crate) refcounts: Refcounts,
     /// Where there are tables beside refcounts.
     fixed: Vec<Range<u64>>,
+    l1: Range<u64>,
     tables: HashSet<u64>,
     freed: Vec<Freed>,
     /// Why nothing is written any more.
@@ -89,8 +90,14 @@ impl Owner {
     /// Whether there is something at this offset that is not data.
     pub(crate) fn is_table(&self, offset: u64) -> bool {
         self.tables.contains(&offset)
+            || self.l1.contains(&offset)
             || self.fixed.iter().any(|range| range.contains(&offset))
             || self.refcounts.is_own(offset)
+    }
+
+    /// The L1 table is somewhere else from now on.
+    pub(crate) fn set_l1(&mut self, offset: u64, entries: u64) {
+        self.l1 = offset..offset + 8 * entries;
     }
 
     /// An L2 table is at this offset from now on.
@@ -132,12 +139,11 @@ impl Writer {
         check(header)?;
         let words = |error: io::Error| error.to_string();
         let refcounts = Refcounts::open(header, Arc::clone(file)).map_err(words)?;
+        let first = 0..header.cluster();
         let mut owner = Owner {
             refcounts,
-            fixed: vec![
-                0..header.cluster(),
-                header.l1_offset..header.l1_offset + 8 * header.l1_entries,
-            ],
+            l1: header.l1_offset..header.l1_offset + 8 * header.l1_entries,
+            fixed: vec![first],
             tables: HashSet::new(),
             freed: Vec::new(),
             broken: None,
@@ -253,6 +259,11 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// The longest L1 table of an image that is written, in bytes.
+pub(crate) fn longest_l1() -> u64 {
+    LONGEST_L1
 }
 
 /// One stage after the other, each durable before the next.

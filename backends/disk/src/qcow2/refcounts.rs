@@ -325,6 +325,46 @@ impl Refcounts {
         }
     }
 
+    /// Gives out clusters that follow each other, at the end of the file.
+    ///
+    /// # Errors
+    /// As [`Refcounts::allocate`].
+    pub(crate) fn allocate_many(&mut self, count: u64) -> io::Result<Room> {
+        let first = self
+            .storage
+            .length()
+            .div_ceil(self.cluster())
+            .max(self.blank);
+        let blocks = self.blocks_before(first, count);
+        let end = first + blocks + count;
+        if end.div_ceil(self.per_block()) > self.table.len() as u64 {
+            self.grow_table(count)?;
+            return self.allocate_many(count);
+        }
+        let mut next = first;
+        for index in first / self.per_block()..end.div_ceil(self.per_block()) {
+            if self.table[narrow(index)] == 0 {
+                let room = self.take(next)?;
+                self.blank_out(room)?;
+                self.enter(index, room.offset);
+                next += 1;
+            }
+        }
+        for cluster in first..next {
+            self.set(cluster, 1)?;
+        }
+        let start = next << self.cluster_bits;
+        let mut is_blank = true;
+        for cluster in next..next + count {
+            is_blank &= self.take(cluster)?.is_blank;
+            self.set(cluster, 1)?;
+        }
+        Ok(Room {
+            offset: start,
+            is_blank,
+        })
+    }
+
     /// Number of blocks that are needed for `count` clusters and themselves, from cluster `first` on.
     fn blocks_before(&self, first: u64, count: u64) -> u64 {
         let mut blocks = 0;

@@ -37,7 +37,10 @@ impl Qcow2 {
     }
 
     /// Changes something as the owner, and deals with what goes wrong.
-    fn change<T>(&self, change: impl FnOnce(&Self, &mut Owner) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&Self, &mut Owner) -> io::Result<T>,
+    ) -> io::Result<T> {
         let writer = self.writer()?;
         let mut owner = writer.lock()?;
         let mut result = Ok(());

@@ -241,8 +241,30 @@ impl Run {
             8 => self.clear(Clear::Zero { unmap: false }),
             9 => self.flush(),
             10 if self.random.below(4) == 0 => self.reopen(),
+            10 if self.random.below(4) == 0 => self.resize(),
             _ => self.compare(),
         }
+    }
+
+    fn resize(&mut self) {
+        let steps = self.simulator.steps();
+        let old = self.model.len();
+        let size = match self.random.below(3) {
+            0 => 512 * (1 + self.random.below(old as u64 / 512)),
+            1 => old as u64 / 512 * 512 + 512 * (1 + self.random.below(600)),
+            _ => 512 * (1 + self.random.below(6000)),
+        };
+        self.image.resize(size).unwrap();
+        let size = usize::try_from(size).unwrap();
+        self.model.resize(size, 0);
+        let mut bytes = self.model.clone();
+        bytes.resize(size.max(old), 0);
+        self.changes.push(Change {
+            steps,
+            start: 0,
+            bytes,
+        });
+        self.flush();
     }
 
     fn reopen(&mut self) {

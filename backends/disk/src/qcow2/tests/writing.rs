@@ -325,3 +325,39 @@ fn both_ends_of_sixty_terabytes() {
         );
     }
 }
+
+#[test]
+fn another_size_while_lanes_are_open() {
+    for options in [
+        "cluster_size=512",
+        "cluster_size=65536",
+        "compat=0.10",
+        "extended_l2=on,cluster_size=16384",
+        "data_file=other.raw,data_file_raw=on",
+    ] {
+        let folder = folder();
+        let folder = folder.path();
+        let line = format!("qemu-img create -q -f qcow2 -o {options} a.qcow2 5M");
+        if !tool(folder, &line) {
+            return;
+        }
+        super::images::fill(folder, "a.qcow2");
+        let before = raw(folder, "-f qcow2 a.qcow2");
+        let writable = OpenOptions {
+            read_only: false,
+            ..super::options(&folder.join("a.qcow2"))
+        };
+        let disk = open(&writable).unwrap();
+        let lane = disk.lane(4).unwrap();
+        for size in [3 << 20, 9 << 20, (2 << 20) + 512, 40 << 20] {
+            disk.resize(size).unwrap();
+            assert_eq!(disk.capacity(), size);
+        }
+        assert!(disk.resize(0).is_err() && disk.resize(1000).is_err());
+        assert!(disk.resize(1 << 62).is_err());
+        drop((lane, disk));
+        let mut after = before[..(2 << 20) + 512].to_vec();
+        after.resize(40 << 20, 0);
+        compare(folder, &after, options);
+    }
+}
