@@ -73,7 +73,7 @@ pub fn command() -> Command {
 }
 
 const FIXED: &str = "All of the disk is in the file from the begin on (vhd, vhdx)";
-const BLOCK: &str = "Bytes of a block (vhd, vhdx)";
+const BLOCK: &str = "Bytes of a block (vhd, vhdx) or of a cluster (qcow2)";
 
 fn file(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name)

@@ -19,6 +19,10 @@ const LONGEST_L1: u64 = 32 << 20;
 /// Bytes of an entry of the snapshot table before what has no fixed length.
 const SNAPSHOT: usize = 40;
 const MOST_SNAPSHOTS: u32 = 65536;
+/// The most chunks of clusters whose users are counted: 16 KiB each. Clusters of 64 KiB up to 16 TiB are in them.
+const MOST_CHUNKS: usize = 65536;
+/// Bytes of tables that are looked at: images can be made whose snapshots all have the same long tables.
+const LONGEST_WALK: u64 = 64 << 30;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +71,8 @@ struct Check<'a> {
     refcounts: Refcounts,
     users: Users,
     report: Report,
+    /// Bytes of tables that may still be looked at.
+    left: u64,
 }
 
 /// Checks an image that nobody changes meanwhile.
@@ -80,6 +86,7 @@ pub(crate) fn check(header: &Header, storage: &Arc<dyn Storage>) -> io::Result<R
         refcounts: Refcounts::open(header, Arc::clone(storage))?,
         users: Users::default(),
         report: Report::default(),
+        left: LONGEST_WALK,
     };
     check.walk()?;
     check.compare()?;
@@ -118,8 +125,23 @@ impl Check<'_> {
         }
     }
 
+    /// Takes part of what may be looked at.
+    fn spend(&mut self, bytes: u64) -> io::Result<()> {
+        self.left = self
+            .left
+            .checked_sub(bytes)
+            .ok_or_else(|| corrupt("its tables are made to be looked at without end"))?;
+        match self.users.0.len() > MOST_CHUNKS {
+            true => Err(corrupt(
+                "its clusters are too many, or too far from each other, to be counted",
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn l1(&mut self, offset: u64, entries: u64, is_active: bool) -> io::Result<()> {
         let length = entries.saturating_mul(8);
+        self.spend(length)?;
         if length > LONGEST_L1 {
             return Err(corrupt(format!(
                 "an L1 table of {entries} entries is too long"
@@ -141,6 +163,7 @@ impl Check<'_> {
             }
             self.range(at, self.header.cluster(), "an L2 table");
             self.flag(at, entry & COPIED != 0, is_active)?;
+            self.spend(self.header.cluster())?;
             l2.fill(0);
             self.storage.read(at, &mut l2)?;
             self.l2(&l2, is_active)?;

@@ -27,9 +27,7 @@
 //! that would change it gets an error that says why.
 
 mod cache;
-#[cfg(test)]
 mod check;
-#[cfg(test)]
 mod create;
 mod disk;
 mod entry;
@@ -45,12 +43,14 @@ mod refcounts;
 mod resize;
 #[cfg(test)]
 mod tests;
+mod tool;
 mod write;
 
 use std::io;
 
 pub use open::behind;
 pub(crate) use open::open;
+pub(crate) use tool::{findings, make};
 
 /// The image contradicts itself, or not all of it is there.
 fn corrupt(what: impl Into<String>) -> io::Error {

@@ -117,20 +117,17 @@ impl Refcounts {
     }
 
     /// The offset and number of bytes of the table.
-    #[cfg(test)]
     pub(crate) fn table(&self) -> (u64, u64) {
         (self.table_offset, 8 * self.table.len() as u64)
     }
 
     /// The blocks, by offset.
-    #[cfg(test)]
     pub(crate) fn block_offsets(&self) -> Vec<u64> {
         let entries = self.table.iter().copied();
         entries.filter(|entry| *entry != 0).collect()
     }
 
     /// The first cluster of each block.
-    #[cfg(test)]
     pub(crate) fn covered(&self) -> Vec<u64> {
         let per_block = self.per_block();
         let entries = (0_u64..).zip(&self.table);

@@ -8,7 +8,7 @@ use super::no_tool;
 use crate::mapped::{impossible, open_file};
 use crate::storage::Storage;
 use crate::vhdx::Parameters;
-use crate::{Error, ImageType, OpenOptions, vhd, vhdx};
+use crate::{Error, ImageType, OpenOptions, qcow2, vhd, vhdx};
 
 /// What a new image is to be like. Its disk has only zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +31,7 @@ pub struct NewImage {
 /// [`Error::Create`] if there cannot be such an image, or it cannot be written; [`Error::NoTool`] for formats that
 /// cannot be made.
 pub fn create(path: &Path, new: &NewImage) -> Result<(), Error> {
-    if matches!(
-        new.image_type,
-        ImageType::Qcow2 | ImageType::FlatVmdk | ImageType::Unknown
-    ) {
+    if matches!(new.image_type, ImageType::FlatVmdk | ImageType::Unknown) {
         return Err(no_tool(path, new.image_type, "be made here yet"));
     }
     let failed = |source| Error::Create {
@@ -60,6 +57,11 @@ fn fill(storage: &dyn Storage, new: &NewImage) -> io::Result<()> {
         None => Ok(()),
     };
     match new.image_type {
+        ImageType::Qcow2 => {
+            refused(new.sector, "size of sectors")?;
+            refused(new.fixed.then_some(0), "fixed kind")?;
+            qcow2::make(storage, new)
+        }
         ImageType::FixedVhd => {
             refused(new.sector, "size of sectors")?;
             let disk_type = match new.fixed {

@@ -17,7 +17,7 @@ pub use info::{Info, detect, info};
 use crate::image::Image;
 use crate::mapped::open_file;
 use crate::storage::Storage;
-use crate::{Error, ImageType, OpenOptions, vhd, vhdx};
+use crate::{Error, ImageType, OpenOptions, qcow2, vhd, vhdx};
 
 /// Looks for contradictions in an image, and with `repair` puts right what can be without guessing. Without it nothing
 /// is written. The image is locked meanwhile.
@@ -27,6 +27,7 @@ use crate::{Error, ImageType, OpenOptions, vhd, vhdx};
 /// and what opening of files gives.
 pub fn check(path: &Path, image_type: ImageType, repair: bool) -> Result<Findings, Error> {
     let check = match image_type {
+        ImageType::Qcow2 => qcow2::findings,
         ImageType::FixedVhd => vhd::check,
         ImageType::Vhdx => vhdx::check,
         ImageType::Raw => {

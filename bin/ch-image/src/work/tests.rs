@@ -6,8 +6,10 @@ use std::process::Command;
 
 use super::*;
 
-const TARGETS: [(&str, &[&str], &str); 5] = [
+const TARGETS: [(&str, &[&str], &str); 7] = [
     ("raw", &[], "raw"),
+    ("qcow2", &[], "qcow2"),
+    ("qcow2", &["--block-size", "4K"], "qcow2"),
     ("vhd", &[], "vpc"),
     ("vhd", &["--fixed"], "vpc"),
     ("vhdx", &["--block-size", "1M"], "vhdx"),
@@ -63,10 +65,10 @@ fn every_format_is_made_of_every_other_one() {
             assert_eq!(info.json["format"], format);
             assert_eq!(info.json["format_guessed"], true);
             assert_eq!(info.json["size"], (20 << 20) + 512);
-            let kind = if more == ["--fixed"] {
-                "fixed"
-            } else {
-                "dynamic"
+            let kind = match format {
+                "qcow2" => Value::Null,
+                _ if more == ["--fixed"] => "fixed".into(),
+                _ => "dynamic".into(),
             };
             assert_eq!(info.json["kind"], kind);
         }
@@ -83,6 +85,11 @@ fn images_are_made_and_get_another_size() {
         run(&[&words[..], more, &[path]].concat()).unwrap();
         let again = run(&[&words[..], more, &[path]].concat()).unwrap_err();
         assert!(matches!(again, Error::Image(disk::Error::Create { .. })));
+        if format == "qcow2" {
+            // Whether its size changes is the format's own matter.
+            assert_eq!(run(&["info", path]).unwrap().json["size"], 8 << 20);
+            continue;
+        }
         let resize = ["resize", "--format", format, "--size"];
         run(&[&resize[..], &["16M", path]].concat()).unwrap();
         let error = run(&[&resize[..], &["4M", path]].concat()).unwrap_err();
@@ -101,6 +108,25 @@ fn what_cannot_be_leaves_nothing_behind() {
     for words in [
         &["create", "--format", "vmdk", "--size", "1M"][..],
         &["create", "--format", "raw", "--size", "1"],
+        &["create", "--format", "qcow2", "--size", "1M", "--fixed"],
+        &[
+            "create",
+            "--format",
+            "qcow2",
+            "--size",
+            "1M",
+            "--block-size",
+            "4M",
+        ],
+        &[
+            "create",
+            "--format",
+            "qcow2",
+            "--size",
+            "1M",
+            "--block-size",
+            "5K",
+        ],
         &[
             "create",
             "--format",
@@ -167,4 +193,29 @@ fn a_check_finds_and_repairs() {
     let outcome = run(&["check", "--format", "vhd", name]).unwrap();
     assert!(!outcome.contradictions && outcome.json["repairs"] == 0);
     assert!(run(&["check", "--format", "raw", name]).is_err());
+}
+
+#[test]
+fn a_check_of_qcow2_counts_users_of_clusters() {
+    let (folder, raw) = source();
+    let path = folder.path().join("image");
+    let name = path.to_str().unwrap();
+    let words = ["convert", "--source-format", "raw", "--format", "qcow2"];
+    run(&[&words[..], &[&raw, name]].concat()).unwrap();
+    let check = ["check", "--format", "qcow2", name];
+    let outcome = run(&check).unwrap();
+    // Four clusters of 64 KiB have something.
+    assert_eq!(outcome.json["used"], 4 * (64 << 10));
+    assert_eq!(
+        (&outcome.json["errors"], &outcome.json["leaked"]),
+        (&json!(0), &json!(0))
+    );
+    // Refcounts are in the third cluster of a new image, 16 bits each: one cluster is not used, another one is not free.
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    file.write_all_at(&[0, 0], (2 << 16) + 2 * 4).unwrap();
+    file.write_all_at(&[0, 1], (2 << 16) + 2 * 1000).unwrap();
+    let outcome = run(&check).unwrap();
+    assert!(outcome.contradictions, "{outcome:?}");
+    assert_eq!(outcome.json["leaked"], 64 << 10, "{outcome:?}");
+    assert!(run(&[&check[..], &["--repair"]].concat()).is_err());
 }
