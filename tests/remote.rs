@@ -7,6 +7,8 @@ mod core_dump;
 mod fork;
 #[path = "remote/monitor.rs"]
 mod monitor;
+#[path = "remote/saved.rs"]
+mod saved;
 #[path = "remote/snapshot.rs"]
 mod snapshot;
 #[path = "remote/status.rs"]
