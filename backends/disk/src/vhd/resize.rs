@@ -83,8 +83,10 @@ impl Vhd {
         if new > blocks.entries() {
             self.move_table(owner, blocks, old, new)?;
         }
-        if capacity < before {
-            self.set_capacity(capacity);
+        match capacity < before {
+            true => self.set_capacity(capacity),
+            // The last block may have anything behind the end that the disk has had.
+            false => self.forget_end(blocks, before, old)?,
         }
         owner.footer = footer;
         self.storage.write(owner.footer_at, owner.footer.bytes())?;

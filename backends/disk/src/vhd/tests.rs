@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::footer::{FOOTER, checksum};
 use super::header::HEADER;
 use super::{DiskType, Vhd, check, create};
-use crate::mapped::{Mapping, put};
+use crate::mapped::{Mapping, Place, put};
 use crate::storage::Storage;
 use crate::storage::simulator::Simulator;
 
@@ -174,4 +174,23 @@ fn files_that_were_cut_off_are_errors_or_images() {
             }
         }
     }
+}
+
+#[test]
+fn what_is_behind_the_end_of_the_disk_is_zero_when_it_grows() {
+    let size = (2_u64 << 20) + 512;
+    let simulator = Simulator::new(vec![changed(48, &size.to_be_bytes())]);
+    let storage = simulator.file(0);
+    let image = Vhd::open(Arc::clone(&storage), false).unwrap();
+    let place = |at| match image.find(at, 512).unwrap() {
+        (Place::Data(start), 512) => start,
+        other => panic!("{at}: {other:?}"),
+    };
+    let last = place(2 << 20);
+    storage.write(last, &[7; 1024]).unwrap();
+    image.resize(8 << 20).unwrap();
+    assert_eq!(place((2 << 20) + 512), last + 512);
+    let mut bytes = [1; 1024];
+    storage.read(last, &mut bytes).unwrap();
+    assert!(bytes[..512] == [7; 512] && bytes[512..] == [0; 512]);
 }

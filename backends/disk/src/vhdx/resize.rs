@@ -44,6 +44,7 @@ impl Vhdx {
             // What the table has behind its end is not known to be zero.
             self.clear_entries(owner, before, capacity)?;
         }
+        self.complete_last_block(before)?;
         self.write_size(owner, capacity)?;
         self.set_capacity(capacity);
         if self.metadata.leave_allocated {
@@ -51,6 +52,23 @@ impl Vhdx {
             return self.fill(owner, capacity);
         }
         Ok(())
+    }
+
+    /// The last block may be cut off in the file at the end of the disk, or have anything behind it.
+    fn complete_last_block(&self, before: u64) -> io::Result<()> {
+        let block = self.metadata.block;
+        let within = before % block;
+        if within == 0 {
+            return Ok(());
+        }
+        let Some(start) = self.start(before / block)? else {
+            return Ok(());
+        };
+        if self.storage.length() < start + block {
+            self.storage.set_length(start + block)?;
+        }
+        self.storage.zero(start + within, block - within)?;
+        self.storage.flush()
     }
 
     fn shrink(&self, owner: &mut Owner, before: u64, capacity: u64) -> io::Result<()> {

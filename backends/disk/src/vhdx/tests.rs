@@ -363,3 +363,29 @@ fn files_that_were_cut_off_are_errors_or_images() {
         }
     }
 }
+
+#[test]
+fn a_last_block_that_is_cut_off_in_the_file_is_whole_when_the_disk_grows() {
+    // A disk of one block and a half, whose file ends with it, with something behind the half of another image.
+    let size = MIB + MIB / 2;
+    for rest in [None, Some(9)] {
+        let mut bytes = changed(&[ITEMS + 8], &size.to_le_bytes());
+        let second: [u8; 8] = bytes[BAT + 8..BAT + 16].try_into().unwrap();
+        let start = usize::try_from(u64::from_le_bytes(second) & !(MIB - 1)).unwrap();
+        bytes.truncate(start + MIB_USIZE / 2);
+        if let Some(byte) = rest {
+            bytes.resize(start + MIB_USIZE, byte);
+        }
+        bytes[start] = 7;
+        let simulator = Simulator::new(vec![bytes]);
+        let image = Vhdx::open(simulator.file(0), false).unwrap();
+        image.resize(4 * MIB).unwrap();
+        let expected = (crate::mapped::Place::Data(start as u64), MIB);
+        assert_eq!(image.find(MIB, MIB).unwrap(), expected);
+        drop(image);
+        let after = simulator.contents().remove(0);
+        assert_eq!(after[start], 7);
+        let half = &after[start + MIB_USIZE / 2..start + MIB_USIZE];
+        assert!(half == vec![0; MIB_USIZE / 2], "{rest:?}");
+    }
+}
