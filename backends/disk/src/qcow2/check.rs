@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::entry::{COPIED, Cluster, OFFSET, Packed};
-use super::header::{Header, be32, be64};
+use super::entry::{COMPRESSED, COPIED, Cluster, OFFSET, Packed};
+use super::header::{CORRUPT, DIRTY, Header, LONGEST_HEAD, be32, be64};
+use super::owner::{INCOMPATIBLE_FIELD, RAW_DATA};
 use super::refcounts::Refcounts;
 use super::{corrupt, narrow};
 use crate::storage::Storage;
+use crate::tools::Findings;
 
 /// Clusters whose users are counted together.
 const CHUNK: u64 = 4096;
-/// The most findings that are kept in words.
-const MOST_WORDS: usize = 20;
 /// The longest L1 table that is looked at, in bytes.
 const LONGEST_L1: u64 = 32 << 20;
 /// Bytes of an entry of the snapshot table before what has no fixed length.
@@ -23,28 +23,6 @@ const MOST_SNAPSHOTS: u32 = 65536;
 const MOST_CHUNKS: usize = 65536;
 /// Bytes of tables that are looked at: images can be made whose snapshots all have the same long tables.
 const LONGEST_WALK: u64 = 64 << 30;
-
-/// What was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
-    /// What is wrong, and can lose data.
-    pub(crate) errors: u64,
-    /// Clusters that count as used more often than they are.
-    pub(crate) leaks: u64,
-    /// Clusters that have data of the disk.
-    pub(crate) data: u64,
-    /// The first findings.
-    pub(crate) words: Vec<String>,
-}
-
-impl Report {
-    fn error(&mut self, what: String) {
-        self.errors += 1;
-        if self.words.len() < MOST_WORDS {
-            self.words.push(what);
-        }
-    }
-}
 
 /// How often each cluster is used, as far as any is.
 #[derive(Default)]
@@ -70,27 +48,53 @@ struct Check<'a> {
     storage: &'a dyn Storage,
     refcounts: Refcounts,
     users: Users,
-    report: Report,
+    found: Findings,
+    repair: bool,
     /// Bytes of tables that may still be looked at.
     left: u64,
 }
 
-/// Checks an image that nobody changes meanwhile.
+/// Looks for contradictions, and with `repair` makes refcounts, and the flags that follow from them, what the tables
+/// ask for. Nobody changes the image meanwhile. Files that it names are not opened.
 ///
 /// # Errors
-/// If it cannot be read, or is so wrong that it cannot be looked at.
-pub(crate) fn check(header: &Header, storage: &Arc<dyn Storage>) -> io::Result<Report> {
+/// Why the image cannot be looked at, in words.
+pub(crate) fn check(storage: &Arc<dyn Storage>, repair: bool) -> Result<Findings, String> {
+    let words = |error: io::Error| error.to_string();
+    let header = read_header(&**storage)?;
+    if repair && header.counts.autoclear & !RAW_DATA != 0 {
+        return Err("it has bitmaps or other things that are not known here, whose clusters a repair would lose; \
+                    qemu-img check -r all repairs it"
+            .into());
+    }
     let mut check = Check {
-        header,
+        refcounts: Refcounts::open(&header, Arc::clone(storage)).map_err(words)?,
+        header: &header,
         storage: &**storage,
-        refcounts: Refcounts::open(header, Arc::clone(storage))?,
         users: Users::default(),
-        report: Report::default(),
+        found: Findings::default(),
+        repair,
         left: LONGEST_WALK,
     };
-    check.walk()?;
-    check.compare()?;
-    Ok(check.report)
+    check.walk().map_err(words)?;
+    check.compare().map_err(words)?;
+    check.flags().map_err(words)?;
+    check.marks().map_err(words)?;
+    Ok(check.found)
+}
+
+/// The header of an image.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(crate) fn read_header(storage: &dyn Storage) -> Result<Header, String> {
+    let length = storage.length();
+    let mut head = vec![0; narrow(length).min(LONGEST_HEAD)];
+    let count = storage
+        .read(0, &mut head)
+        .map_err(|error| error.to_string())?;
+    head.truncate(count);
+    Header::parse(&head, length)
 }
 
 impl Check<'_> {
@@ -102,7 +106,7 @@ impl Check<'_> {
         for block in self.refcounts.block_offsets() {
             self.range(block, header.cluster(), "a block of refcounts");
         }
-        self.l1(header.l1_offset, header.l1_entries, true)?;
+        self.l1(header.l1_offset, header.l1_entries)?;
         self.snapshots()
     }
 
@@ -115,7 +119,7 @@ impl Check<'_> {
             .length()
             .next_multiple_of(self.header.cluster());
         if end > behind {
-            self.report.error(format!(
+            self.found.error(format!(
                 "{what} at {offset:#x} is behind the end of the file"
             ));
             return;
@@ -139,7 +143,7 @@ impl Check<'_> {
         }
     }
 
-    fn l1(&mut self, offset: u64, entries: u64, is_active: bool) -> io::Result<()> {
+    fn l1(&mut self, offset: u64, entries: u64) -> io::Result<()> {
         let length = entries.saturating_mul(8);
         self.spend(length)?;
         if length > LONGEST_L1 {
@@ -157,28 +161,27 @@ impl Check<'_> {
                 continue;
             }
             if !at.is_multiple_of(self.header.cluster()) {
-                self.report
+                self.found
                     .error(format!("the L1 entry {entry:#x} is not that of a cluster"));
                 continue;
             }
             self.range(at, self.header.cluster(), "an L2 table");
-            self.flag(at, entry & COPIED != 0, is_active)?;
             self.spend(self.header.cluster())?;
             l2.fill(0);
             self.storage.read(at, &mut l2)?;
-            self.l2(&l2, is_active)?;
+            self.l2(&l2);
         }
         Ok(())
     }
 
-    fn l2(&mut self, table: &[u8], is_active: bool) -> io::Result<()> {
+    fn l2(&mut self, table: &[u8]) {
         let header = self.header;
         for entry in table.chunks_exact(narrow(header.entry_size())) {
             let (first, parts) = (be64(entry, 0).unwrap_or(0), be64(entry, 8).unwrap_or(0));
             let cluster = match Cluster::parse(header, first, parts) {
                 Ok(cluster) => cluster,
                 Err(error) => {
-                    self.report.error(error.to_string());
+                    self.found.error(error.to_string());
                     continue;
                 }
             };
@@ -190,25 +193,96 @@ impl Check<'_> {
                 for number in (offset >> bits..=last).filter(|number| *number < end) {
                     self.users.add(number);
                 }
-                self.report.data += 1;
-            } else if let Some(host) = cluster.host
-                && header.external_data.is_none()
-            {
-                self.range(host, header.cluster(), "data");
-                self.flag(host, cluster.copied, is_active)?;
-                self.report.data += 1;
+                self.found.used += header.cluster();
+            } else if let Some(host) = cluster.host {
+                if header.external_data.is_none() {
+                    self.range(host, header.cluster(), "data");
+                }
+                self.found.used += header.cluster();
             }
         }
-        Ok(())
     }
 
-    /// In the active tables the flag says that the refcount is 1.
-    fn flag(&mut self, offset: u64, copied: bool, is_active: bool) -> io::Result<()> {
+    /// In the active tables a flag says that the refcount is 1.
+    fn flags(&mut self) -> io::Result<()> {
+        let header = self.header;
+        let mut l2 = vec![0; narrow(header.cluster())];
+        for number in 0..header.l1_entries {
+            let at = header.l1_offset + 8 * number;
+            let mut entry = [0; 8];
+            self.storage.read(at, &mut entry)?;
+            let table = u64::from_be_bytes(entry) & OFFSET;
+            if table == 0 || !table.is_multiple_of(header.cluster()) {
+                continue;
+            }
+            if self.flag(&mut entry)? {
+                self.storage.write(at, &entry)?;
+            }
+            if header.external_data.is_some() {
+                continue;
+            }
+            l2.fill(0);
+            self.storage.read(table, &mut l2)?;
+            let mut changed = false;
+            for entry in l2.chunks_exact_mut(narrow(header.entry_size())) {
+                let first = be64(entry, 0).unwrap_or(0);
+                if first & COMPRESSED == 0 && first & OFFSET != 0 {
+                    changed |= self.flag(&mut entry[..8])?;
+                }
+            }
+            if changed {
+                self.storage.write(table, &l2)?;
+            }
+        }
+        self.sync()
+    }
+
+    /// Looks at the flag of an entry; whether it was changed.
+    fn flag(&mut self, entry: &mut [u8]) -> io::Result<bool> {
+        let value = be64(entry, 0).unwrap_or(0);
+        let offset = value & OFFSET;
         let refcount = self.refcounts.get(offset >> self.header.cluster_bits)?;
-        if is_active && copied != (refcount == 1) {
-            self.report.error(format!(
-                "what is at {offset:#x} has a refcount of {refcount}, and its entry the wrong flag for that"
-            ));
+        if (value & COPIED != 0) == (refcount == 1) {
+            return Ok(false);
+        }
+        let what = format!(
+            "what is at {offset:#x} has a refcount of {refcount}, and its entry has the wrong flag for that"
+        );
+        if !self.repair {
+            self.found.error(what);
+            return Ok(false);
+        }
+        self.found.repaired(what);
+        entry.copy_from_slice(&(value ^ COPIED).to_be_bytes());
+        Ok(true)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match self.repair {
+            true => self.storage.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// What the image says of itself.
+    fn marks(&mut self) -> io::Result<()> {
+        let features = self.header.counts.incompatible;
+        for (bit, word) in [(DIRTY, "dirty"), (CORRUPT, "corrupt")] {
+            if features & bit == 0 {
+                continue;
+            }
+            let what = format!("it is marked as {word}");
+            match self.repair && self.found.errors == 0 {
+                true => self.found.repaired(what),
+                false if bit == CORRUPT => self.found.error(what),
+                false => self.found.note(what),
+            }
+        }
+        let left = features & !(DIRTY | CORRUPT);
+        if self.repair && self.found.errors == 0 && left != features {
+            self.storage
+                .write(INCOMPATIBLE_FIELD, &left.to_be_bytes())?;
+            self.sync()?;
         }
         Ok(())
     }
@@ -223,7 +297,7 @@ impl Check<'_> {
             }
             let field = |at| u64::from(be32(&entry, at).unwrap_or(0));
             let (id, name) = (field(12) >> 16, field(12) & 0xffff);
-            self.l1(be64(&entry, 0).unwrap_or(0), field(8), false)?;
+            self.l1(be64(&entry, 0).unwrap_or(0), field(8))?;
             let length = SNAPSHOT as u64 + field(36) + id + name;
             at = at.saturating_add(length.next_multiple_of(8));
         }
@@ -237,7 +311,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Compares what was counted with what the image says.
+    /// Compares what was counted with what the image says. Counts go up before they go down.
     fn compare(&mut self) -> io::Result<()> {
         let chunks: Vec<u64> = self.users.0.keys().copied().collect();
         for cluster in chunks
@@ -245,19 +319,50 @@ impl Check<'_> {
             .flat_map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK)
         {
             let (users, refcount) = (self.users.get(cluster), self.refcounts.get(cluster)?);
-            if users > refcount {
-                self.report.error(format!(
-                    "cluster {cluster:#x} is used {users} times, and its refcount is {refcount}"
-                ));
+            if users <= refcount {
+                continue;
+            }
+            let what = format!(
+                "cluster {cluster:#x} is used {users} times, and its refcount is {refcount}"
+            );
+            match self.repair && self.refcounts.force(cluster, users)? {
+                true => self.found.repaired(what),
+                false => self.found.error(what),
             }
         }
+        self.write_counts()?;
+        let mut leaks = 0;
         for first in self.refcounts.covered() {
             for cluster in first..first + self.refcounts.per_block() {
-                if self.refcounts.get(cluster)? > self.users.get(cluster) {
-                    self.report.leaks += 1;
+                let users = self.users.get(cluster);
+                if self.refcounts.get(cluster)? <= users {
+                    continue;
+                }
+                // With errors it is not known what is used.
+                match self.repair
+                    && self.found.errors == 0
+                    && self.refcounts.force(cluster, users)?
+                {
+                    true => leaks += 1,
+                    false => self.found.leaked(self.header.cluster()),
                 }
             }
+            if self.refcounts.is_full() {
+                self.write_counts()?;
+            }
         }
-        Ok(())
+        if leaks > 0 {
+            self.found.repaired(format!(
+                "{leaks} clusters counted as used more often than they are"
+            ));
+        }
+        self.write_counts()
+    }
+
+    fn write_counts(&mut self) -> io::Result<()> {
+        match self.repair && self.refcounts.is_changed() {
+            true => self.refcounts.write(|| self.storage.flush()),
+            false => Ok(()),
+        }
     }
 }

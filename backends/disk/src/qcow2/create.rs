@@ -31,6 +31,21 @@ pub(crate) struct CreateOptions {
     pub(crate) backing: Option<BackingName>,
 }
 
+impl CreateOptions {
+    /// An image as most are: version 3, clusters of 64 KiB, refcounts of 16 bits.
+    pub(crate) fn new(size: u64) -> Self {
+        Self {
+            version: 3,
+            size,
+            cluster_bits: 16,
+            refcount_order: 4,
+            extended_l2: false,
+            external_data: None,
+            backing: None,
+        }
+    }
+}
+
 /// Where what is in an image at first.
 struct Layout {
     l1_entries: u64,

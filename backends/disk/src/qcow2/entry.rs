@@ -10,7 +10,7 @@ use super::header::Header;
 pub(crate) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The refcount is 1: the cluster can be written where it is.
 pub(crate) const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
+pub(crate) const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 
 /// Where bytes are.

@@ -48,9 +48,10 @@ mod write;
 
 use std::io;
 
+pub(crate) use check::check;
 pub use open::behind;
 pub(crate) use open::open;
-pub(crate) use tool::{findings, make};
+pub(crate) use tool::make;
 
 /// The image contradicts itself, or not all of it is there.
 fn corrupt(what: impl Into<String>) -> io::Error {

@@ -37,10 +37,10 @@ const SNAPSHOT: usize = 40;
 /// More snapshots than this are not looked at for where their tables are.
 const MOST_SNAPSHOTS: u32 = 65536;
 /// Where the header has the features that a reader, and those that only a writer needs to know.
-const INCOMPATIBLE_FIELD: u64 = 72;
+pub(crate) const INCOMPATIBLE_FIELD: u64 = 72;
 const AUTOCLEAR_FIELD: u64 = 88;
 /// The data file can be read as a raw image. Kept true, because its bytes are where the disk has them.
-const RAW_DATA: u64 = 1 << 1;
+pub(crate) const RAW_DATA: u64 = 1 << 1;
 
 /// What is needed to change an image.
 pub(crate) struct Writer {
@@ -295,14 +295,14 @@ fn check(header: &Header) -> Result<(), String> {
     if features & CORRUPT != 0 {
         return Err(
             "it is marked as corrupt, and can only be read (readonly=on); \
-                    qemu-img check -r all repairs it"
+                    ch-image check --repair repairs it"
                 .into(),
         );
     }
     if features & DIRTY != 0 {
         return Err(
             "its refcounts were not written the last time (it is marked as dirty), \
-             so that it can only be read (readonly=on); qemu-img check -r all repairs it"
+             so that it can only be read (readonly=on); ch-image check --repair repairs it"
                 .into(),
         );
     }

@@ -209,6 +209,18 @@ impl Refcounts {
         self.blocks.change(at, &bytes[8 - count..], Stage::First)
     }
 
+    /// Changes a refcount to what a check has counted, if there is one and it can be so large.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn force(&mut self, cluster: u64, value: u64) -> io::Result<bool> {
+        if value > self.most() || self.place(cluster)?.is_none() {
+            return Ok(false);
+        }
+        self.set(cluster, value)?;
+        Ok(true)
+    }
+
     /// Counts one user less of a cluster that nothing in the file points to any more; whether it is free now.
     ///
     /// # Errors

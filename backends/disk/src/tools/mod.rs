@@ -27,7 +27,7 @@ use crate::{Error, ImageType, OpenOptions, qcow2, vhd, vhdx};
 /// and what opening of files gives.
 pub fn check(path: &Path, image_type: ImageType, repair: bool) -> Result<Findings, Error> {
     let check = match image_type {
-        ImageType::Qcow2 => qcow2::findings,
+        ImageType::Qcow2 => qcow2::check,
         ImageType::FixedVhd => vhd::check,
         ImageType::Vhdx => vhdx::check,
         ImageType::Raw => {

@@ -26,6 +26,7 @@ fn look(bytes: Vec<u8>) {
         // Either is right; what counts is that it ends.
         let _ = image.read(offset, &mut piece);
     }
+    let _ = crate::qcow2::check::check(&storage, false);
     let Ok(writer) = Writer::open(image.map(), &storage, true) else {
         return;
     };
@@ -44,6 +45,7 @@ fn look(bytes: Vec<u8>) {
         let _ = image.flush();
         let _ = image.settle();
     }
+    let _ = crate::qcow2::check::check(&storage, true);
 }
 
 /// A small image with everything in few bytes: clusters of 512 bytes, the header, tables, and one compressed cluster.

@@ -3,15 +3,16 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::qcow2::check::{Report, check};
+use crate::qcow2::check::{check, read_header};
 use crate::qcow2::create::{CreateOptions, create};
-use crate::qcow2::header::{BackingName, Header};
+use crate::qcow2::header::BackingName;
 use crate::qcow2::map::Map;
 use crate::qcow2::owner::Writer;
 use crate::qcow2::read::{Layer, Qcow2};
 use crate::qcow2::write::Clear;
 use crate::storage::Storage;
 use crate::storage::simulator::Simulator;
+use crate::tools::Findings;
 
 /// The number of the image among the files of the simulator, of its data file, and of its backing file.
 const IMAGE: usize = 0;
@@ -68,9 +69,7 @@ pub(super) fn open(
     writes: bool,
 ) -> Result<(Qcow2, Arc<dyn Storage>), String> {
     let file = simulator.file(IMAGE);
-    let mut head = vec![0; 1 << 16];
-    let count = file.read(0, &mut head).unwrap();
-    let header = Header::parse(&head[..count], file.length())?;
+    let header = read_header(&*file)?;
     let data = match header.external_data {
         None => Arc::clone(&file),
         Some(_) => simulator.file(DATA),
@@ -87,9 +86,8 @@ pub(super) fn open(
     Ok((image, file))
 }
 
-pub(super) fn report(simulator: &Arc<Simulator>) -> Report {
-    let (image, file) = open(simulator, false).unwrap();
-    check(image.map().header(), &file).unwrap()
+pub(super) fn report(simulator: &Arc<Simulator>) -> Findings {
+    check(&simulator.file(IMAGE), false).unwrap()
 }
 
 /// An image and what its disk should hold.
@@ -311,8 +309,17 @@ fn operate(seeds: RangeInclusive<u64>) {
 fn look(run: &Run, files: Vec<Vec<u8>>, steps: usize, what: &str) {
     let simulator = Simulator::new(files);
     let (image, file) = open(&simulator, true).unwrap();
-    let found = check(image.map().header(), &file).unwrap();
+    let found = check(&file, false).unwrap();
     assert_eq!(found.errors, 0, "{what}: {found:?}");
+    // A repair leaves nothing, and changes nothing of the disk.
+    let repaired = check(&file, true).unwrap();
+    assert_eq!(
+        (repaired.errors, repaired.leaks),
+        (0, 0),
+        "{what}: {repaired:?}"
+    );
+    let found = check(&file, false).unwrap();
+    assert_eq!((found.errors, found.leaks), (0, 0), "{what}: {found:?}");
     let flushed = run.flushed.iter().rfind(|flushed| flushed.steps <= steps);
     let flushed = flushed.unwrap();
     let mut now = vec![0; flushed.model.len()];

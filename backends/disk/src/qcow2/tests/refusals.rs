@@ -1,6 +1,7 @@
 //! What is not served is refused, by name.
 
 use super::*;
+use crate::tools;
 
 #[test]
 fn what_an_image_names_is_opened_only_if_the_user_says_so() {
@@ -223,5 +224,89 @@ fn an_image_that_contradicts_itself_is_not_written_any_more() {
         assert_eq!(now[79], 2, "marked as corrupt");
         assert!(now[l1..] == image[l1..now.len().min(image.len())], "{why}");
         assert!(message(&options).contains("marked as corrupt"));
+        let found = tools::check(&path, ImageType::Qcow2, false).unwrap();
+        assert!(found.errors > 1, "{found:?}");
     }
+}
+
+#[test]
+fn refcounts_and_flags_are_repaired() {
+    let folder = folder();
+    let line = "qemu-img create -q -f qcow2 -o cluster_size=4096 a.qcow2 6M";
+    if !tool(folder.path(), line) {
+        return;
+    }
+    let path = folder.path().join("a.qcow2");
+    super::images::fill(folder.path(), "a.qcow2");
+    tool(folder.path(), "qemu-img snapshot -c first a.qcow2");
+    super::images::fill(folder.path(), "a.qcow2");
+    let mut image = std::fs::read(&path).unwrap();
+    let options = OpenOptions {
+        read_only: false,
+        ..options(&path)
+    };
+    let before = contents(&open(&options).unwrap(), 1 << 20);
+    // Some refcounts are 0, some too large; the image is marked as dirty and as corrupt.
+    let table = usize::from(image[54]) << 8;
+    let block = usize::from(image[table + 6]) << 8;
+    image[block + 16..block + 40].fill(0);
+    image[block + 60..block + 90].fill(7);
+    image[79] = 3;
+    std::fs::write(&path, &image).unwrap();
+    let found = tools::check(&path, ImageType::Qcow2, false).unwrap();
+    assert!(found.errors > 1 && found.leaks > 0, "{found:?}");
+    assert!(std::fs::read(&path).unwrap() == image);
+    let found = tools::check(&path, ImageType::Qcow2, true).unwrap();
+    assert!(
+        found.repairs > 3 && found.errors == 0 && found.leaks == 0,
+        "{found:?}"
+    );
+    let found = tools::check(&path, ImageType::Qcow2, false).unwrap();
+    assert_eq!(
+        (found.errors, found.leaks, found.notes.len()),
+        (0, 0, 0),
+        "{found:?}"
+    );
+    tool(folder.path(), "qemu-img check -q a.qcow2");
+    assert!(contents(&open(&options).unwrap(), 1 << 20) == before);
+}
+
+#[test]
+fn images_of_our_own_are_those_of_the_tool_too() {
+    let folder = folder();
+    for block in [None, Some(512), Some(4096), Some(2 << 20)] {
+        let path = folder.path().join(format!("{block:?}.qcow2"));
+        let new = tools::NewImage {
+            image_type: ImageType::Qcow2,
+            size: 5 << 20,
+            fixed: false,
+            block,
+            sector: None,
+        };
+        tools::create(&path, &new).unwrap();
+        assert!(tools::create(&path, &new).is_err(), "it is there");
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !tool(folder.path(), &format!("qemu-img check -q {name}")) {
+            return;
+        }
+        super::images::fill(folder.path(), name);
+        tool(folder.path(), &format!("qemu-img check -q {name}"));
+        let disk = open(&options(&path)).unwrap();
+        assert_eq!(contents(&disk, 1 << 20)[..4], [17; 4]);
+        drop(disk);
+        let found = tools::check(&path, ImageType::Qcow2, true).unwrap();
+        assert_eq!(
+            (found.errors, found.leaks, found.repairs),
+            (0, 0, 0),
+            "{found:?}"
+        );
+    }
+    let new = tools::NewImage {
+        image_type: ImageType::Qcow2,
+        size: 5 << 20,
+        fixed: false,
+        block: Some(5000),
+        sector: None,
+    };
+    assert!(tools::create(&folder.path().join("b"), &new).is_err());
 }
