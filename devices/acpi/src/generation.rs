@@ -47,6 +47,8 @@ impl Id {
 pub(crate) struct Generation {
     ram: GuestRam,
     id: Id,
+    /// The guest has not been told of it.
+    is_news: bool,
 }
 
 impl Generation {
@@ -55,22 +57,25 @@ impl Generation {
         Ok(Self {
             ram: host.ram().clone(),
             id: inherited.map_or_else(Id::random, Ok)?,
+            is_news: false,
         })
     }
 
     /// The machine is another one from here on.
     pub(crate) fn renew(&mut self) -> Result<()> {
         self.id = Id::random()?;
+        self.is_news = true;
         Ok(())
     }
 
-    /// Puts the id where the guest reads it.
-    pub(crate) fn tell(&self) -> Result<()> {
+    /// Puts the id where the guest reads it. True if the guest is to be notified.
+    pub(crate) fn tell(&mut self) -> Result<bool> {
         let written = self.ram.write(layout::GENERATION_ID_START, &self.id.0);
         written.map_err(|source| Error::Backend {
             what: "cannot write the VM's generation id".into(),
             source: source.into(),
-        })
+        })?;
+        Ok(std::mem::take(&mut self.is_news))
     }
 
     pub(crate) fn leave(&self) -> Id {

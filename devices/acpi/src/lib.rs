@@ -109,7 +109,9 @@ struct State {
 
 impl Device for Registers {
     fn start(&mut self) -> Result<()> {
-        self.generation.tell()?;
+        if self.generation.tell()? {
+            self.events.set_pending(self.events.pending() | GENERATION);
+        }
         self.timer.lock().go();
         if let Some(slots) = &self.slots {
             slots.announce();
@@ -146,7 +148,7 @@ impl Device for Registers {
         // The machine that was saved may go on as well, or again: this one is another.
         self.generation.renew()?;
         self.events
-            .set_pending(state.pending & (POWER_BUTTON | PCI) | GENERATION);
+            .set_pending(state.pending & (POWER_BUTTON | PCI | GENERATION));
         Ok(())
     }
 
