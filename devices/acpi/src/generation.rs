@@ -143,8 +143,9 @@ mod tests {
         let mut generation = Generation {
             ram: ram.clone(),
             id: Id::random().unwrap(),
+            is_news: false,
         };
-        generation.tell().unwrap();
+        assert!(!generation.tell().unwrap(), "it has always been this one");
         let first = generation.leave();
         assert!(in_memory() == first);
         generation.renew().unwrap();
@@ -152,7 +153,8 @@ mod tests {
             in_memory() == first,
             "nothing changes before the guest goes on"
         );
-        generation.tell().unwrap();
+        assert!(generation.tell().unwrap(), "the guest is to be notified");
+        assert!(!generation.tell().unwrap(), "once");
         assert!(generation.leave() != first && in_memory() == generation.leave());
     }
 }
