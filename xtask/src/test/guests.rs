@@ -25,8 +25,14 @@ pub(crate) const PACKAGE: &str = "integration";
 /// More failures than this are no accident, and are not tried again.
 const FEW: usize = 3;
 
-/// Guests at the same time: as many as there are processors to emulate.
-const THREADS: &str = "--test-threads=2";
+/// Guests at the same time: in an emulated host as many as it has processors, so that none is too slow for its limits.
+fn threads(is_emulated: bool) -> &'static str {
+    if is_emulated {
+        "--test-threads=1"
+    } else {
+        "--test-threads=2"
+    }
+}
 
 /// Builds monitor, tests and guest, and runs the tests where that works.
 pub(crate) fn run(
@@ -180,10 +186,12 @@ pub(crate) fn run_programs(project: &Project, arguments: &[String]) -> Result<u8
         };
         eprintln!("   running {}", theme(Path::new(program)));
         let mut command = Command::new(program);
-        command.arg(THREADS).args(words).stdin(Stdio::null());
+        let is_emulated = std::env::var_os(EMULATED).is_some();
+        command.arg(threads(is_emulated)).args(words);
+        command.stdin(Stdio::null());
         let (mut result, failed) =
             count::run_for_names(command.current_dir(project.root().join("tests")))?;
-        if std::env::var_os(EMULATED).is_some() && (1..=FEW).contains(&failed.len()) {
+        if is_emulated && (1..=FEW).contains(&failed.len()) {
             repeat(project, program, &failed, &mut result)?;
         }
         counts.add(result);
