@@ -109,3 +109,13 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+/// The image contradicts itself, or not all of it is there.
+pub(crate) fn corrupt(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// What cannot be done with the image.
+pub(crate) fn impossible(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what.into())
+}

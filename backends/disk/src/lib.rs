@@ -42,6 +42,7 @@
 //! guest takes zeros for data. Bytes after the last full sector of a file are not part of the disk.
 
 mod buffer;
+mod bytes;
 mod claim;
 mod contract;
 mod detect;
@@ -50,6 +51,7 @@ mod image;
 mod lane;
 mod mapped;
 mod options;
+mod pieces;
 mod port;
 mod qcow2;
 mod raw;

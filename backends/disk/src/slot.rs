@@ -29,6 +29,27 @@ impl Kind {
     }
 }
 
+impl Operation {
+    /// Its kind, where on the disk it is and how long, and the guest's memory.
+    pub(crate) fn parts(self) -> (Kind, u64, u64, Option<IoVectors>) {
+        match self {
+            Self::Read { offset, vectors } => {
+                (Kind::Read, offset, vectors.len() as u64, Some(vectors))
+            }
+            Self::Write { offset, vectors } => {
+                (Kind::Write, offset, vectors.len() as u64, Some(vectors))
+            }
+            Self::Flush => (Kind::Flush, 0, 0, None),
+            Self::Discard { offset, length } => (Kind::Discard, offset, length, None),
+            Self::WriteZeroes {
+                offset,
+                length,
+                unmap,
+            } => (Kind::Zero { unmap }, offset, length, None),
+        }
+    }
+}
+
 /// What the step that is under way is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -93,21 +114,7 @@ impl Slot {
         self.tag = tag;
         self.done = 0;
         self.again = 0;
-        (self.kind, self.offset, self.length, self.vectors) = match operation {
-            Operation::Read { offset, vectors } => {
-                (Kind::Read, offset, vectors.len() as u64, Some(vectors))
-            }
-            Operation::Write { offset, vectors } => {
-                (Kind::Write, offset, vectors.len() as u64, Some(vectors))
-            }
-            Operation::Flush => (Kind::Flush, 0, 0, None),
-            Operation::Discard { offset, length } => (Kind::Discard, offset, length, None),
-            Operation::WriteZeroes {
-                offset,
-                length,
-                unmap,
-            } => (Kind::Zero { unmap }, offset, length, None),
-        };
+        (self.kind, self.offset, self.length, self.vectors) = operation.parts();
     }
 
     /// The step that transfers what is left between the guest's memory and the file.

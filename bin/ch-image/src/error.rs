@@ -58,11 +58,7 @@ impl Error {
         if json {
             return format!("{}\n", json!({ "chain": chain }));
         }
-        let mut text = "Error: ch-image exited with the following chain of errors:\n".to_owned();
-        for (index, message) in chain.iter().enumerate() {
-            text.push_str(&format!("  {index}: {message}\n"));
-        }
-        text
+        telemetry::chain_text("ch-image", &chain)
     }
 }
 

@@ -97,11 +97,7 @@ impl Error {
     }
 
     fn text(&self) -> String {
-        let mut text = "Error: ch-remote exited with the following chain of errors:\n".to_owned();
-        for (index, message) in self.chain().iter().enumerate() {
-            text.push_str(&format!("  {index}: {message}\n"));
-        }
-        text
+        telemetry::chain_text("ch-remote", &self.chain())
     }
 
     fn json(&self) -> String {

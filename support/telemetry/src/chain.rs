@@ -16,20 +16,22 @@ pub fn chain(error: &dyn Error) -> Vec<String> {
         .collect()
 }
 
-/// Prints the chain of causes to standard error, once, at the edge of the program.
+/// Messages as a numbered list for people, by the name of the program that ended with them.
+#[must_use]
+pub fn chain_text(program: &str, messages: &[String]) -> String {
+    let mut text = format!("Error: {program} exited with the following chain of errors:\n");
+    for (index, message) in messages.iter().enumerate() {
+        text.push_str(&format!("  {index}: {message}\n"));
+    }
+    text
+}
+
+/// Prints the monitor's chain of causes to standard error, once, at the edge of the program.
 ///
 /// Standard error being gone is ignored: there is nobody left to tell.
 pub fn print_chain(error: &dyn Error) {
-    let _ = write_chain(&mut io::stderr().lock(), error);
-}
-
-fn write_chain(out: &mut dyn Write, error: &dyn Error) -> io::Result<()> {
-    let mut text =
-        "Error: Cloud Hypervisor exited with the following chain of errors:\n".to_owned();
-    for (index, message) in chain(error).iter().enumerate() {
-        text.push_str(&format!("  {index}: {message}\n"));
-    }
-    out.write_all(text.as_bytes())
+    let text = chain_text("Cloud Hypervisor", &chain(error));
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 #[cfg(test)]
@@ -51,10 +53,8 @@ mod tests {
             chain(&error),
             ["cannot boot", "cannot load the kernel", "disk on fire"]
         );
-        let mut text = Vec::new();
-        write_chain(&mut text, &error).unwrap();
         assert_eq!(
-            String::from_utf8(text).unwrap(),
+            chain_text("Cloud Hypervisor", &chain(&error)),
             "Error: Cloud Hypervisor exited with the following chain of errors:\n  \
              0: cannot boot\n  1: cannot load the kernel\n  2: disk on fire\n"
         );

@@ -25,7 +25,7 @@ pub mod log;
 mod macros;
 pub mod rate;
 
-pub use chain::{chain, print_chain};
+pub use chain::{chain, chain_text, print_chain};
 pub use clock::{elapsed, start_clock};
 pub use error::Error;
 

@@ -52,6 +52,8 @@ pub struct Machine {
     pub(crate) devices: Vec<Slot>,
     _memory: Vec<MemorySlot>,
     pub(crate) vm: Arc<dyn Vm>,
+    /// What the guest has asked for.
+    pub(crate) power: Power,
     /// For devices that come later.
     pub(crate) board: Arc<Board>,
     pub(crate) pci: Arc<Pci>,
@@ -203,12 +205,14 @@ impl<'a> Chassis<'a> {
             paused: restored.is_some(),
         };
         let board = Arc::clone(&self.board);
+        let power = self.power.clone();
         let processors = Processors::start(self.vcpus, board, self.power, &rules, self.failed)?;
         Ok(Machine {
             processors,
             devices,
             _memory: self.memory,
             vm: self.vm,
+            power,
             board: self.board,
             pci: self.pci,
             restored: restored.as_ref().map(|restored| restored.mode),

@@ -351,9 +351,6 @@ impl Owner {
 
     fn snapshot(&mut self, url: &str) -> Result<()> {
         life::after(self.state, Act::Snapshot)?;
-        if self.postponed.is_some() {
-            return Err(Error::Postponed);
-        }
         event!("vm", "snapshotting");
         let folder = snapshot::folder(url)?;
         let (number, features) = (self.number, self.features.get()?);
@@ -426,9 +423,6 @@ impl Owner {
 
     fn divide(&mut self, wish: &Fork) -> Result<fork::Children> {
         life::after(self.state, Act::Fork)?;
-        if self.postponed.is_some() {
-            return Err(Error::Postponed);
-        }
         event!("vm", "forking");
         let (number, features) = (self.number, self.features.get()?);
         let (config, machine) = self.configured()?;

@@ -41,6 +41,9 @@ impl Machine {
     /// # Errors
     /// If a processor or a device cannot be saved.
     pub(crate) fn save(&self, number: u64, features: &[CpuidEntry]) -> Result<MachineState> {
+        if self.power.was_requested() {
+            return Err(Error::Postponed);
+        }
         let vcpus = self.processors.save()?;
         let devices = self.devices.iter().map(|slot| {
             let saved = slot.device.save().map_err(|source| Error::DeviceState {

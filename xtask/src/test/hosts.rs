@@ -29,8 +29,8 @@ const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// The same for a theme whose guests run Debian from a disk: ten minutes are usual, on one processor.
 const DEBIAN_LIMIT: Duration = Duration::from_secs(25 * 60);
 
-/// Further emulated hosts for a theme whose host fails: roughly one in twenty hangs with its processors busy, or its
-/// kernel panics. The cause is not known; no process in it should be able to do that to its kernel.
+/// Further emulated hosts for a theme whose host fails: QEMU's emulation of nested virtualisation ends some (its own
+/// assertions, or the host's kernel panics), which no process in them should be able to do.
 const SPARE_HOSTS: u32 = 2;
 
 /// One test program with its arguments, and what it is told.
@@ -96,8 +96,7 @@ fn run_apart(project: &Project, place: &Place, run: Run) -> Result<Counts> {
     result
 }
 
-/// Runs one test program with its arguments where guests run. Nested, each gets a host of its own, and another one
-/// if the host itself fails.
+/// Runs one test program with its arguments where guests run.
 fn run_group(
     project: &Project,
     place: &Place,
@@ -108,72 +107,81 @@ fn run_group(
     let name = format!("test-result-{}-{number}", std::process::id());
     let result = project.cache().join(name);
     let this = std::env::current_exe().context(|| "xtask does not find itself".to_owned())?;
-    let path = |path: &Path| path.display().to_string();
-    let mut command = vec![path(&this), "run-tests".to_owned(), path(&result)];
+    let mut command = vec![text(&this), "run-tests".to_owned(), text(&result)];
     command.push("--".to_owned());
     command.append(&mut run.group);
-    let mut add = |name: &str, value: String| run.environment.push((name.to_owned(), value));
     match place {
-        Place::Here => {
-            let scratch = tempfile::tempdir_in(project.cache())
-                .context(|| "no temporary folder in the cache".to_owned())?;
-            add("CH_SCRATCH", path(scratch.path()));
-            if let Some(debian) = &run.debian {
-                let disk = scratch.path().join("debian.raw");
-                add("CH_DEBIAN_DISK", path(&disk));
-                let mut copy = Command::new("cp");
-                run::check(copy.arg("--sparse=always").arg(&debian.disk).arg(disk))?;
-            }
-            let mut here = Command::new(&command[0]);
-            run::check(here.args(&command[1..]).envs(run.environment))?;
-        }
-        Place::Nested(_) => {
-            add(EMULATED, "1".to_owned());
-            add("CH_SCRATCH", nested::SCRATCH.to_owned());
-            if run.debian.is_some() {
-                // The drive after the scratch file system.
-                add("CH_DEBIAN_DISK", "/dev/vdb".to_owned());
-            }
-            let limit = if run.debian.is_some() {
-                DEBIAN_LIMIT
-            } else {
-                LIMIT
-            };
-            let job = Job {
-                command,
-                environment: run.environment,
-                folder: project.root().join("tests"),
-                limit: Some(limit),
-                drives: run
-                    .debian
-                    .iter()
-                    .map(|debian| debian.disk.clone())
-                    .collect(),
-                scratch: true,
-                interactive: false,
-                output,
-                hosts: HOSTS,
-            };
-            let mut spare = SPARE_HOSTS;
-            while let Err(error) = nested::run_job(project, &job) {
-                if spare == 0 {
-                    return Err(error);
-                }
-                spare -= 1;
-                print_chain(&error);
-                eprintln!(
-                    "UNSTABLE: the emulated host of {} failed; the tests begin again in another",
-                    run.theme
-                );
-            }
-        }
+        Place::Here => run_here(project, &command, run)?,
+        Place::Nested(_) => run_nested(project, command, run, output)?,
     }
-    let text = run::read_text(&result)?;
+    let said = run::read_text(&result)?;
     let _ = std::fs::remove_file(&result);
-    parse(&text).ok_or_else(|| Error::Malformed {
+    parse(&said).ok_or_else(|| Error::Malformed {
         path: result,
         problem: "the test run left no result".to_owned(),
     })
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn run_here(project: &Project, command: &[String], run: Run) -> Result<()> {
+    let scratch = tempfile::tempdir_in(project.cache())
+        .context(|| "no temporary folder in the cache".to_owned())?;
+    let mut here = Command::new(&command[0]);
+    here.args(&command[1..]).envs(run.environment);
+    here.env("CH_SCRATCH", scratch.path());
+    if let Some(debian) = &run.debian {
+        let disk = scratch.path().join("debian.raw");
+        here.env("CH_DEBIAN_DISK", &disk);
+        let mut copy = Command::new("cp");
+        run::check(copy.arg("--sparse=always").arg(&debian.disk).arg(disk))?;
+    }
+    run::check(&mut here)
+}
+
+/// Each gets a host of its own, and another one if the host itself fails.
+fn run_nested(
+    project: &Project,
+    command: Vec<String>,
+    run: Run,
+    output: Option<PathBuf>,
+) -> Result<()> {
+    let mut environment = run.environment;
+    let mut add = |name: &str, value: &str| environment.push((name.to_owned(), value.to_owned()));
+    add(EMULATED, "1");
+    add("CH_SCRATCH", nested::SCRATCH);
+    let mut limit = LIMIT;
+    if run.debian.is_some() {
+        // The drive after the scratch file system.
+        add("CH_DEBIAN_DISK", "/dev/vdb");
+        limit = DEBIAN_LIMIT;
+    }
+    let job = Job {
+        command,
+        environment,
+        folder: project.root().join("tests"),
+        limit: Some(limit),
+        drives: run.debian.into_iter().map(|debian| debian.disk).collect(),
+        scratch: true,
+        interactive: false,
+        output,
+        hosts: HOSTS,
+    };
+    let mut spare = SPARE_HOSTS;
+    while let Err(error) = nested::run_job(project, &job) {
+        if spare == 0 {
+            return Err(error);
+        }
+        spare -= 1;
+        print_chain(&error);
+        let theme = &run.theme;
+        eprintln!(
+            "UNSTABLE: the emulated host of {theme} failed; the tests begin again in another"
+        );
+    }
+    Ok(())
 }
 
 fn parse(text: &str) -> Option<Counts> {

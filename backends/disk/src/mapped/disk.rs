@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::Mapping;
-use super::lane::MappedLane;
+use super::lane::MappedFormat;
 use crate::image::Image;
+use crate::pieces::FormatLane;
 use crate::port::choose;
 use crate::raw::file_lane;
 use crate::{Disk, Engine, Error, ImageType, Lane, OpenOptions, PassedOver, Topology};
@@ -89,12 +90,11 @@ impl Disk for MappedDisk {
 
     fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {
         let below = file_lane(&self.file, self.engine, depth)?;
-        let mapping = Arc::clone(&self.mapping);
-        Ok(Box::new(MappedLane::new(
-            below,
-            mapping,
-            self.file.read_only,
-        )))
+        let format = MappedFormat {
+            mapping: Arc::clone(&self.mapping),
+            read_only: self.file.read_only,
+        };
+        Ok(Box::new(FormatLane::new(below, format)))
     }
 
     fn resize(&self, capacity: u64) -> io::Result<()> {

@@ -6,7 +6,6 @@
 //!
 //! Room is made on the lane's own thread, which waits for it: once for each block of the disk.
 
-mod bytes;
 mod disk;
 mod lane;
 mod table;
@@ -15,9 +14,11 @@ mod tests;
 
 use std::io;
 
-pub(crate) use bytes::{be32, be64, le16, le32, le64, put};
 pub(crate) use disk::{MappedDisk, open_file};
 pub(crate) use table::{PAGE, Table};
+
+pub(crate) use crate::bytes::{be32, be64, le16, le32, le64, narrow, put};
+pub(crate) use crate::error::{corrupt, impossible};
 
 /// Where bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,21 +92,6 @@ pub(crate) fn run(
         length += more;
     }
     Ok((place, length.min(most)))
-}
-
-/// The image contradicts itself, or not all of it is there.
-pub(crate) fn corrupt(what: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.into())
-}
-
-/// What cannot be done with the image.
-pub(crate) fn impossible(what: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what.into())
-}
-
-/// What is known to be small, as a length in memory.
-pub(crate) fn narrow(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// Reads all of `bytes`.

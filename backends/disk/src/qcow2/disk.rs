@@ -4,9 +4,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::epoch::Visitor;
-use super::lane::QcowLane;
+use super::lane::QcowFormat;
 use super::read::Qcow2;
 use crate::image::{Image, SECTOR};
+use crate::pieces::FormatLane;
 use crate::raw::file_lane;
 use crate::{Disk, Engine, Lane, PassedOver, Topology};
 
@@ -61,17 +62,13 @@ impl Disk for QcowDisk {
 
     fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {
         let below = file_lane(&self.data, self.engine, depth)?;
-        let image = Arc::clone(&self.image);
-        let epochs = match &image.writer {
+        let epochs = match &self.image.writer {
             Some(writer) => Arc::clone(&writer.epochs),
             None => Arc::default(),
         };
-        Ok(Box::new(QcowLane::new(
-            below,
-            image,
-            Arc::clone(&self.data),
-            Visitor::new(epochs),
-        )))
+        let (image, data) = (Arc::clone(&self.image), Arc::clone(&self.data));
+        let format = QcowFormat::new(image, data, Visitor::new(epochs));
+        Ok(Box::new(FormatLane::new(below, format)))
     }
 
     fn resize(&self, capacity: u64) -> io::Result<()> {

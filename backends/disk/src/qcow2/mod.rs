@@ -46,19 +46,10 @@ mod tests;
 mod tool;
 mod write;
 
-use std::io;
-
 pub(crate) use check::check;
 pub use open::behind;
 pub(crate) use open::open;
 pub(crate) use tool::make;
 
-/// The image contradicts itself, or not all of it is there.
-fn corrupt(what: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.into())
-}
-
-/// What is smaller than a cluster, as a length in memory.
-fn narrow(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
+use crate::bytes::narrow;
+use crate::error::corrupt;

@@ -1,4 +1,9 @@
-//! Numbers in structures.
+//! Numbers, and those in structures.
+
+/// What is known to be small, as a length in memory.
+pub(crate) fn narrow(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
 
 /// The big-endian number at `at`; 0 behind the end, which no caller reads.
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
