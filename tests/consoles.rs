@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -444,7 +445,8 @@ fn a_socket_keeps_output_and_serves_one_client_after_the_other() {
         status.contains("State:\tT").then_some(())
     });
     first.write_all(b"bye").unwrap();
-    drop(first);
+    // Dropped alone, it would be there until processes that other tests start here have called execve(2).
+    first.shutdown(Shutdown::Both).unwrap();
     vm.signal(Signal::CONT).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     let mut third = connect(&socket);

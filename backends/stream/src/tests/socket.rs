@@ -43,6 +43,13 @@ impl Fixture {
     }
 }
 
+/// Closes a client's side for good. Dropping it is not enough: another test that starts a process
+/// at this moment has a copy of every descriptor in the child until that calls execve(2), and as
+/// long as a copy is open the client has not left.
+fn leave(client: UnixStream) {
+    client.shutdown(Shutdown::Both).unwrap();
+}
+
 #[test]
 fn keeps_output_until_a_client_connects_and_for_the_next() {
     let fixture = fixture(0);
@@ -57,7 +64,7 @@ fn keeps_output_until_a_client_connects_and_for_the_next() {
         assert_same(&read_exactly(&client, text.len()), &text);
         fixture.print(b"live");
         assert_same(&read_exactly(&client, 4), b"live");
-        drop(client);
+        leave(client);
     }
     assert_eq!(fixture.console.output.dropped(), 0);
 }
@@ -102,7 +109,7 @@ fn refuses_a_second_client_and_takes_the_next_after_the_first_left() {
 
     let mut typed = b"a".to_vec();
     for _ in 0..50 {
-        drop(first);
+        leave(first);
         // At once: the worker may hear of this client before it hears that the other left.
         first = fixture.connect();
         first.write_all(b"b").unwrap();
@@ -131,7 +138,7 @@ fn lines_of_clients_that_left_reach_a_slow_guest_in_order() {
     for line in ["first\n", "second\n", "third\n"] {
         let mut client = fixture.connect();
         client.write_all(line.as_bytes()).unwrap();
-        drop(client);
+        leave(client);
         std::thread::sleep(Duration::from_millis(10));
     }
     let mut last = fixture.connect();
@@ -197,7 +204,7 @@ fn is_for_the_user_alone_and_gone_afterwards() {
     let path = fixture.path.clone();
     fixture.console.task.stop().unwrap();
     assert!(!path.exists());
-    drop(client);
+    leave(client);
 }
 
 #[test]
