@@ -2,113 +2,21 @@
 //! input: what is wrong, why, and what would be right.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "cli/bed.rs"]
+mod bed;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 
-use tempfile::TempDir;
 use testkit::env;
-use testkit::payload::Payload;
+
+use bed::{Bed, CHAIN, Outcome, monitor};
 
 /// Exit statuses of `behaviour.json`, `process.exit_codes`.
 const NORMAL: i32 = 0;
 const FAILURE: i32 = 1;
 const USAGE: i32 = 2;
-
-/// The first line of every report of a failure.
-const CHAIN: &str = "Error: Cloud Hypervisor exited with the following chain of errors:";
-
-/// What the program left.
-struct Outcome {
-    status: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Outcome {
-    fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self {
-            status: output.status.code().expect("an exit status, not a signal"),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
-    }
-
-    /// The causes, outermost first; checks the form of the whole report.
-    fn causes(&self) -> Vec<&str> {
-        let (before, report) = self
-            .stderr
-            .split_once(CHAIN)
-            .unwrap_or_else(|| panic!("{self}"));
-        assert_eq!(before, "", "the report is all that is said\n{self}");
-        let lines = report
-            .strip_prefix('\n')
-            .expect("a line of its own")
-            .lines();
-        lines
-            .enumerate()
-            .map(|(index, line)| {
-                let prefix = format!("  {index}: ");
-                line.strip_prefix(&prefix)
-                    .unwrap_or_else(|| panic!("{line:?} in\n{self}"))
-            })
-            .collect()
-    }
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            status,
-            stdout,
-            stderr,
-        } = self;
-        write!(
-            f,
-            "status {status}\n--- stdout ---\n{stdout}\n--- stderr ---\n{stderr}\n---"
-        )
-    }
-}
-
-/// Runs the monitor with these words.
-fn monitor<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Outcome {
-    Outcome::of(Command::new(env::binary().unwrap()).args(words))
-}
-
-/// A folder of files that options can name: `off`, a guest that powers off at once, and others
-/// that are no guests.
-struct Bed(TempDir);
-
-impl Bed {
-    fn new() -> Self {
-        let bed = Self(tempfile::tempdir().unwrap());
-        Payload::new()
-            .power_off()
-            .elf()
-            .write(&bed.path("off"))
-            .unwrap();
-        fs::write(bed.path("text"), "#!/bin/sh\n").unwrap();
-        fs::write(bed.path("empty"), "").unwrap();
-        fs::write(bed.path("gzip"), b"\x1f\x8b\x08\0\0\0\0\0\0\x03").unwrap();
-        fs::write(bed.path("large"), vec![0; 32 << 20]).unwrap();
-        bed
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Splits a command line at spaces; `@name` is a file of the folder.
-    fn words(&self, line: &str) -> Vec<String> {
-        let folder = format!("{}/", self.0.path().display());
-        line.split(' ')
-            .map(|word| word.replace('@', &folder))
-            .collect()
-    }
-}
 
 #[test]
 fn help_is_a_text_for_standard_output_and_lists_the_options() {
@@ -150,6 +58,7 @@ fn help_is_a_text_for_standard_output_and_lists_the_options() {
             &[
                 "api-socket",
                 "event-monitor",
+                "gdb",
                 "no-shutdown",
                 "seccomp",
                 "version",
@@ -428,6 +337,10 @@ fn what_the_host_cannot_give_is_named_with_the_option_that_asks_for_it() {
         (
             "--kernel @off --event-monitor path=@no/events",
             &["--event-monitor", "No such file"],
+        ),
+        (
+            "--kernel @off --gdb path=@no/gdb",
+            &["no/gdb", "No such file"],
         ),
         (
             "--kernel @off --event-monitor fd=77",

@@ -5,6 +5,8 @@
 mod core_dump;
 #[path = "remote/fork.rs"]
 mod fork;
+#[path = "remote/gdb.rs"]
+mod gdb;
 #[path = "remote/monitor.rs"]
 mod monitor;
 #[path = "remote/saved.rs"]

@@ -80,9 +80,18 @@ fn finish(child: &mut Child) -> Said {
 impl Monitor {
     /// Without a machine; it answers.
     pub(crate) fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// As [`Monitor::start`], with further options, which may name files in the folder.
+    pub(crate) fn start_with(options: impl FnOnce(&Path) -> Vec<(&'static str, String)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = format!("path={}", folder.path().join("api").display());
-        let vm = Vm::builder().arg("--api-socket", socket).spawn().unwrap();
+        let builder = Vm::builder().arg("--api-socket", socket);
+        let builder = options(folder.path())
+            .into_iter()
+            .fold(builder, |builder, (name, value)| builder.arg(name, value));
+        let vm = builder.spawn().unwrap();
         let monitor = Self { vm, folder };
         let deadline = Instant::now() + LIMIT;
         while monitor.remote(&["ping"]).code != 0 {

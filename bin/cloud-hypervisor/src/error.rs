@@ -33,6 +33,9 @@ pub(crate) enum Error {
     /// The API cannot be served.
     #[error(transparent)]
     Server(#[from] server::Error),
+    /// The guest cannot be debugged.
+    #[error("cannot serve gdb")]
+    Gdb(#[source] io::Error),
     /// The machine failed.
     #[error(transparent)]
     Machine(#[from] machine::Error),

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use api::{Api, Ping};
 use config::VmConfig;
-use machine::{Driver, First, Options, Restore};
+use machine::{Debugger, Driver, First, Options, Restore};
 use sandbox::landlock::{Access, Rules};
 use sandbox::{COMMON, Filter, Mode};
-use server::{Listener, Server};
+use server::{Cleanup, Listener, Server};
 use telemetry::event;
 
 use crate::cli::{self, ApiSocket, EventMonitorConfig, Invocation};
@@ -34,6 +34,11 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         .map(open_sink)
         .transpose()?;
     let listener = invocation.api_socket.as_ref().map(listen).transpose()?;
+    let gdb = invocation
+        .gdb
+        .as_ref()
+        .map(|gdb| Listener::bind(&gdb.path))
+        .transpose()?;
     let config = invocation.vm.clone().map(prepare).transpose()?;
     let saved = invocation
         .restore
@@ -61,6 +66,8 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         let filter = filter.clone();
         event::init_with(sink, move || filter.apply().map_err(io::Error::other))?;
     }
+    let debugger = gdb.is_some().then(Debugger::new).transpose();
+    let debugger = debugger.map_err(Error::Gdb)?;
     event!("vmm", "starting");
     let driver = Driver::start(
         first,
@@ -69,8 +76,13 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
             seccomp: invocation.seccomp,
             stay_after_power_off: invocation.no_shutdown,
             landlock,
+            debugger: debugger.clone(),
         },
     )?;
+    let _gdb = gdb
+        .zip(debugger)
+        .map(|(gdb, debugger)| debug(gdb, debugger, &driver, invocation.seccomp))
+        .transpose()?;
     signals.serve(driver.remote(), filter.clone())?;
     let server = listener
         .map(|listener| serve(listener, &driver, invocation.seccomp))
@@ -156,6 +168,19 @@ fn listen(socket: &ApiSocket) -> Result<Listener, Error> {
     })
 }
 
+/// Serves gdb on a thread of its own, which ends with the process.
+fn debug(
+    listener: Listener,
+    debugger: Arc<Debugger>,
+    driver: &Driver,
+    seccomp: Mode,
+) -> Result<Cleanup, Error> {
+    let filter = Filter::compile(seccomp, &[COMMON, gdb::SYSCALLS])?;
+    let (socket, cleanup) = listener.into_parts();
+    gdb::start(socket, debugger, driver.remote(), filter).map_err(Error::Gdb)?;
+    Ok(cleanup)
+}
+
 /// Serves the API on a thread of its own.
 fn serve(listener: Listener, driver: &Driver, seccomp: Mode) -> Result<Server, Error> {
     let version = env!("CARGO_PKG_VERSION");
@@ -193,6 +218,9 @@ fn confine(config: Option<&VmConfig>, invocation: &Invocation) -> Result<(), Err
     }
     if let Some(ApiSocket::Path(path)) = &invocation.api_socket {
         rules.allow(path, Access::Listen);
+    }
+    if let Some(gdb) = &invocation.gdb {
+        rules.allow(&gdb.path, Access::Listen);
     }
     Ok(rules.apply()?)
 }

@@ -10,6 +10,7 @@
 //! the kernel. What the host's kernel can do is probed once ([`Capabilities`]); what is absent is refused by
 //! name when it is asked for.
 
+mod debug;
 mod error;
 mod grant;
 mod kvm;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use arch::{CpuidEntry, MpState, Msr as MsrValue, Regs, SpecialRegs};
 
+pub use debug::{Access, GuestDebug, HARDWARE_BREAKPOINTS, HardwareBreakpoint, Trap};
 pub use error::{Error, Result};
 pub use grant::{
     Doorbell, DoorbellValue, HostMemory, IrqLine, MemoryRegion, MemorySlot, Msi, MsiMessage,
@@ -296,6 +298,16 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Error::Ioctl`] if the kernel refuses.
     fn notify_paused(&mut self) -> Result<()>;
+    /// Sets at what it stops for a debugger. With nothing in it the guest has its debug registers for itself.
+    ///
+    /// # Errors
+    /// [`Error::Ioctl`] if the kernel refuses.
+    fn set_debug(&mut self, debug: &GuestDebug) -> Result<()>;
+    /// Lets the guest have a trap that was none of the debugger's: the last [`Exit::Debug`].
+    ///
+    /// # Errors
+    /// [`Error::Ioctl`] if the kernel refuses.
+    fn pass_trap(&mut self, trap: Trap) -> Result<()>;
     /// Everything that makes up this processor, except its `CPUID`. The processor must not be running.
     ///
     /// # Errors
@@ -357,6 +369,8 @@ pub enum Exit<'a> {
     Debug {
         /// Linear address of the instruction.
         address: u64,
+        /// What it was.
+        trap: Trap,
     },
     /// The hypervisor cannot go on with this guest; the text says why, with the instruction if it is known.
     Failed(Box<str>),

@@ -2,15 +2,11 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use arch::{CpuOptions, CpuProfile, CpuidEntry, MpState, Topology, layout};
-use config::{PayloadConfig, VmConfig};
+use config::VmConfig;
 use device::{Board, Device, Facts, Given, Host, Power};
-use firmware::payload::{self, Loaded};
 use hypervisor::{
     Capabilities, ClockState, HostMemory, Hypervisor, MemorySlot, Vcpu, Vm, VmOptions,
 };
@@ -19,8 +15,9 @@ use pci::Pci;
 use sandbox::Filter;
 
 use crate::features::Features;
+use crate::loader::Loader;
 use crate::processors::{Processors, Rules};
-use crate::{Error, MemorySource, Result, syscalls, tables};
+use crate::{Debugger, Error, MemorySource, Result, syscalls, tables};
 
 /// The local APIC is in x2APIC mode (Intel SDM volume 3A, 11.12.1, `IA32_APIC_BASE`).
 const APIC_BASE_X2APIC: u64 = 1 << 10;
@@ -42,6 +39,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) seccomp: sandbox::Mode,
     /// Open descriptors that devices were given.
     pub(crate) given: &'a Arc<Given>,
+    pub(crate) debugger: Option<Arc<Debugger>>,
     pub(crate) reports: Reports,
 }
 
@@ -129,6 +127,7 @@ pub(crate) struct Chassis<'a> {
     seccomp: sandbox::Mode,
     power: Power,
     failed: Box<dyn Fn(u32, String) + Send + Sync>,
+    debugger: Option<Arc<Debugger>>,
 }
 
 /// What is special about a machine that was saved: it begins paused.
@@ -155,6 +154,7 @@ impl<'a> Chassis<'a> {
             hypervisor,
             seccomp,
             given,
+            debugger,
             reports,
             ..
         } = ground;
@@ -189,6 +189,7 @@ impl<'a> Chassis<'a> {
             seccomp,
             power: reports.power,
             failed: reports.failed,
+            debugger,
         })
     }
 
@@ -203,6 +204,7 @@ impl<'a> Chassis<'a> {
             cpus: &self.config.cpus,
             filter,
             paused: restored.is_some(),
+            debugger: self.debugger.map(|debugger| (debugger, self.ram.clone())),
         };
         let board = Arc::clone(&self.board);
         let power = self.power.clone();
@@ -453,48 +455,4 @@ fn build_devices(
         slots.push(Slot::build(planned, board, inheritance)?);
     }
     Ok(slots)
-}
-
-/// Reads kernel or firmware into the guest's memory on a thread of its own, while the rest is built.
-struct Loader(JoinHandle<std::result::Result<Loaded, firmware::Error>>);
-
-impl Loader {
-    fn start(config: &VmConfig, ram: &GuestRam) -> Result<Self> {
-        let request = open_payload(config.payload.as_ref())?;
-        let ram = ram.clone();
-        std::thread::Builder::new()
-            .name(payload::THREAD.into())
-            .spawn(move || payload::load(&request, &ram, &[]))
-            .map(Self)
-            .map_err(Error::thread(payload::THREAD))
-    }
-
-    fn finish(self) -> Result<Loaded> {
-        let loaded = self
-            .0
-            .join()
-            .map_err(|_| Error::Panicked(payload::THREAD.into()))?;
-        loaded.map_err(Error::Payload)
-    }
-}
-
-fn open_payload(payload: Option<&PayloadConfig>) -> Result<payload::Request> {
-    let none = PayloadConfig::default();
-    let payload = payload.unwrap_or(&none);
-    payload.check()?;
-    Ok(payload::Request {
-        kernel: open("--kernel", payload.kernel.as_deref())?,
-        firmware: open("--firmware", payload.firmware.as_deref())?,
-        initramfs: open("--initramfs", payload.initramfs.as_deref())?,
-        cmdline: payload.cmdline.clone(),
-    })
-}
-
-fn open(option: &'static str, path: Option<&Path>) -> Result<Option<File>> {
-    let Some(path) = path else { return Ok(None) };
-    File::open(path).map(Some).map_err(|source| Error::Open {
-        option,
-        path: path.display().to_string(),
-        source,
-    })
 }

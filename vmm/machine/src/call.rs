@@ -168,7 +168,7 @@ pub struct Measures {
 pub struct Info {
     /// Its configuration, with what was decided for the user: ids, paths of terminals, addresses.
     pub config: VmConfig,
-    /// `Created`, `Running` or `Paused`.
+    /// `Created`, `Running` or `Paused`; `BreakPoint` if it runs and a debugger has stopped it.
     pub state: &'static str,
     /// Bytes of memory that the guest has at the moment.
     pub memory_actual_size: u64,

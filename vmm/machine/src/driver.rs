@@ -11,10 +11,10 @@ use hypervisor::Hypervisor;
 
 use crate::features::Features;
 use crate::owner::Owner;
-use crate::{Answer, Call, Error, Reply, Restore, Result};
+use crate::{Answer, Call, Debugger, Error, Reply, Restore, Result};
 
 /// How the monitor itself behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// What happens on a system call that no part of the monitor declared.
     pub seccomp: sandbox::Mode,
@@ -22,6 +22,8 @@ pub struct Options {
     pub stay_after_power_off: bool,
     /// The process is confined by Landlock already: a machine that asks for it (`landlock_enable`) has it.
     pub landlock: bool,
+    /// Who debugs the guest: then its processors stand still until they are released.
+    pub debugger: Option<Arc<Debugger>>,
 }
 
 /// Something that the owner of the machine must act on.

@@ -306,7 +306,11 @@ impl Owner {
     }
 
     fn info(&mut self) -> Result<Answer> {
-        let state = self.state.name();
+        let mut state = self.state.name();
+        let debugger = self.options.debugger.as_ref();
+        if self.state == State::Running && debugger.is_some_and(|debugger| debugger.holds()) {
+            state = "BreakPoint";
+        }
         let (config, machine) = self.configured()?;
         let machine = machine.map(|machine| &*machine);
         Ok(Answer::Info(Box::new(crate::inspect::info(
@@ -464,6 +468,7 @@ impl Owner {
             features: &self.features,
             seccomp: self.options.seccomp,
             given: &self.given,
+            debugger: self.options.debugger.clone(),
             reports: Reports {
                 power,
                 attention,

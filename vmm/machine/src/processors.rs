@@ -1,26 +1,29 @@
 //! The threads that run the guest.
 
-use std::fmt::Write as _;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use config::{CoreScheduling, CpusConfig};
 use device::{Board, Power, PowerEvent};
-use hypervisor::{Exit, Vcpu, VcpuState};
+use hypervisor::{Exit, Trap, Vcpu, VcpuState};
+use memory::GuestRam;
 use sandbox::Filter;
 
 use crate::{Error, Result};
 
 mod control;
+mod debugger;
 
 use control::Control;
+pub use debugger::{Debugger, News};
 
 /// What a processor's thread needs to know.
 struct Shared {
     board: Arc<Board>,
     power: Power,
     control: Control,
+    debugger: Option<Arc<Debugger>>,
     /// Held while threads that may yet be refused their place are started: nobody runs before all have one.
     gate: Mutex<()>,
     failed: Box<dyn Fn(u32, String) + Send + Sync>,
@@ -40,6 +43,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) filter: Filter,
     /// They stand still until they are resumed.
     pub(crate) paused: bool,
+    /// Who debugs the guest, and the guest's memory.
+    pub(crate) debugger: Option<(Arc<Debugger>, GuestRam)>,
 }
 
 impl Processors {
@@ -54,7 +59,11 @@ impl Processors {
         let shared = Arc::new(Shared {
             board,
             power,
-            control: Control::new(vcpus.len(), rules.paused),
+            control: Control::new(vcpus.len(), rules.paused, rules.debugger.is_some()),
+            debugger: rules
+                .debugger
+                .as_ref()
+                .map(|(debugger, _)| Arc::clone(debugger)),
             gate: Mutex::new(()),
             failed: Box::new(failed),
         });
@@ -77,6 +86,9 @@ impl Processors {
             }
         }
         drop(gate);
+        if let Some((debugger, ram)) = &rules.debugger {
+            debugger.attach(&processors.shared, ram);
+        }
         Ok(processors)
     }
 
@@ -212,7 +224,7 @@ impl Shared {
         self.control.enter(vcpu.kicker());
         let mut rests = false;
         while self.control.attend(index, &mut *vcpu, rests) {
-            match self.run_until_interrupted(&mut *vcpu) {
+            match self.run_until_interrupted(index, &mut *vcpu) {
                 Ok(Stopped::Interrupted) => {}
                 Ok(Stopped::ForGood) => rests = true,
                 Err(why) => return (self.failed)(index, why),
@@ -222,7 +234,11 @@ impl Shared {
 
     /// Runs the guest until the processor is kicked: then nothing of the guest's is half done. A kick is never
     /// lost, so that nobody has to look on the way whether somebody wants this thread to do something else.
-    fn run_until_interrupted(&self, vcpu: &mut dyn Vcpu) -> std::result::Result<Stopped, String> {
+    fn run_until_interrupted(
+        &self,
+        index: u32,
+        vcpu: &mut dyn Vcpu,
+    ) -> std::result::Result<Stopped, String> {
         loop {
             match vcpu.run() {
                 Ok(Exit::Interrupted) => return Ok(Stopped::Interrupted),
@@ -233,6 +249,11 @@ impl Shared {
                     self.power.request(PowerEvent::Reset);
                     return Ok(Stopped::ForGood);
                 }
+                Ok(Exit::Debug { address, trap }) => {
+                    if self.trapped(index, address, trap, vcpu)? {
+                        return Ok(Stopped::Interrupted);
+                    }
+                }
                 Ok(exit) => {
                     if let Some(why) = self.handle(exit) {
                         return Err(why);
@@ -241,6 +262,27 @@ impl Shared {
                 Err(error) => return Err(telemetry::chain(&error).join(": ")),
             }
         }
+    }
+
+    /// A trap. Whether the processor stops for it: others are the guest's own.
+    fn trapped(
+        &self,
+        index: u32,
+        address: u64,
+        trap: Trap,
+        vcpu: &mut dyn Vcpu,
+    ) -> std::result::Result<bool, String> {
+        let Some(debugger) = &self.debugger else {
+            return Err(format!("a breakpoint without a debugger at {address:#x}"));
+        };
+        if debugger.wants(index, address, trap) {
+            self.control.hold();
+            debugger.tell(News::Trapped { index, trap });
+            return Ok(true);
+        }
+        let passed = vcpu.pass_trap(trap);
+        passed.map_err(|error| telemetry::chain(&error).join(": "))?;
+        Ok(false)
     }
 
     /// Serves one exit. `Some` is the reason why the processor cannot go on.
@@ -263,12 +305,7 @@ impl Shared {
                 self.board.mmio().read(address, data);
             }
             Exit::IoapicEoi(vector) => self.board.end_of_interrupt(vector),
-            Exit::Interrupted | Exit::Halted | Exit::Shutdown => {}
-            Exit::Debug { address } => {
-                let mut why = String::from("a breakpoint without a debugger");
-                let _ = write!(why, " at {address:#x}");
-                return Some(why);
-            }
+            Exit::Interrupted | Exit::Halted | Exit::Shutdown | Exit::Debug { .. } => {}
             Exit::Failed(why) => return Some(why.into()),
         }
         None
@@ -285,6 +322,9 @@ enum Stopped {
 
 impl Drop for Processors {
     fn drop(&mut self) {
+        if let Some(debugger) = &self.shared.debugger {
+            debugger.detach();
+        }
         self.shared.control.stop();
         for thread in self.threads.drain(..) {
             // A panic of the thread aborts the process, so that there is nothing to learn here.

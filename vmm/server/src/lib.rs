@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 pub use error::{Error, Result};
 #[cfg(any(test, feature = "testing"))]
 pub use exchange::exchange;
-pub use listen::{Listener, lock_path};
+pub use listen::{Cleanup, Listener, lock_path};
 
 /// What the server's thread calls beyond [`sandbox::COMMON`].
 pub const SYSCALLS: &[Allow] = &[

@@ -22,7 +22,7 @@ pub struct Listener {
 
 /// What is to be undone when the server ends: in this order.
 #[derive(Debug, Default)]
-pub(crate) struct Cleanup {
+pub struct Cleanup {
     _socket: Option<LastAct>,
     _lock: Option<File>,
 }
@@ -78,7 +78,9 @@ impl Listener {
         })
     }
 
-    pub(crate) fn into_parts(self) -> (UnixListener, Cleanup) {
+    /// The socket, and what is to be kept for as long as it is used.
+    #[must_use]
+    pub fn into_parts(self) -> (UnixListener, Cleanup) {
         (self.socket, self.cleanup)
     }
 }

@@ -8,7 +8,7 @@ use config::{CpusConfig, LandlockConfig, MemoryConfig, PlatformConfig};
 use device::Form;
 use schemars::{JsonSchema, schema_for};
 
-use super::EventMonitorConfig;
+use super::{EventMonitorConfig, GdbConfig};
 
 /// Whether the texts of the help are wanted: they cost more than everything else here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,7 @@ fn monitor(help: Help) -> Vec<Arg> {
         )
         .value_name("path=<path>|fd=<number>"),
         structured::<EventMonitorConfig>(help, "event-monitor").help_heading(MONITOR),
+        structured::<GdbConfig>(help, "gdb").help_heading(MONITOR),
         switch(
             MONITOR,
             "no-shutdown",
@@ -195,7 +196,7 @@ fn switch(group: &'static str, name: &'static str, help: &'static str) -> Arg {
 }
 
 /// What this build can do beyond the machine itself, as `--version -v` and the API tell it.
-const FEATURES: &[(&str, bool)] = &[("kvm", cfg!(feature = "kvm"))];
+const FEATURES: &[(&str, bool)] = &[("guest_debug", true), ("kvm", cfg!(feature = "kvm"))];
 
 /// Names of the features of this build.
 pub(crate) fn features() -> Vec<String> {

@@ -10,7 +10,6 @@ pub const LATER: &[&str] = &[
     "device",
     "fs",
     "fw-cfg-config",
-    "gdb",
     "generic-vhost-user",
     "host-data",
     "igvm",

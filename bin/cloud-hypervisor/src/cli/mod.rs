@@ -40,6 +40,15 @@ pub struct EventMonitorConfig {
     pub fd: Option<i32>,
 }
 
+/// Debug the guest with gdb: it stands still from its start on, until gdb lets it go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GdbConfig {
+    /// Unix socket for gdb's `target remote`.
+    #[schemars(extend("format" = "path"))]
+    pub path: PathBuf,
+}
+
 /// Where the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiSocket {
@@ -97,6 +106,8 @@ pub struct Invocation {
     pub no_shutdown: bool,
     /// Where events go.
     pub event_monitor: Option<EventMonitorConfig>,
+    /// Where gdb is served, if anywhere.
+    pub gdb: Option<GdbConfig>,
     /// Where the log goes; standard error otherwise.
     pub log_file: Option<PathBuf>,
     /// How a line of the log looks.
@@ -150,6 +161,7 @@ impl Invocation {
             seccomp: parse(&matches, "seccomp")?.unwrap_or_default(),
             no_shutdown: matches.get_flag("no-shutdown"),
             event_monitor: read(&matches, "event-monitor")?,
+            gdb: read(&matches, "gdb")?,
             log_file: path(&matches, "log-file"),
             log_format: parse(&matches, "log-format")?.unwrap_or_default(),
             log_level: match matches.get_count("verbose") {

@@ -14,10 +14,13 @@ use kvm_bindings as kvm;
 use kvm_ioctls::VcpuFd;
 
 use super::{failure, requests};
-use crate::{Error, Exit};
+use crate::{Error, Exit, Trap};
 
 /// `HV_STATUS_INVALID_HYPERCALL_CODE` (Hyper-V TLFS, appendix B).
 const HYPERV_NO_SUCH_CALL: u64 = 2;
+
+/// Vector of the exception of `INT3` (Intel SDM volume 3A, table 6-1).
+const BREAKPOINT: u32 = 3;
 
 /// The pages shared with the kernel, of one processor.
 pub(super) struct RunPage {
@@ -139,7 +142,14 @@ impl RunPage {
             kvm::KVM_EXIT_DEBUG => {
                 // SAFETY: a structure of the kernel's interface.
                 let debug = unsafe { self.details::<kvm::kvm_debug_exit_arch>() };
-                Exit::Debug { address: debug.pc }
+                let trap = match debug.exception {
+                    BREAKPOINT => Trap::Software,
+                    _ => Trap::hardware(debug.dr6),
+                };
+                Exit::Debug {
+                    address: debug.pc,
+                    trap,
+                }
             }
             _ => Exit::Failed(failure::describe(self, rip())),
         }

@@ -26,7 +26,7 @@ use std::os::fd::FromRawFd;
 use std::sync::{Arc, OnceLock};
 
 use arch::CpuidEntry;
-use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_bindings::{KVM_CAP_SET_GUEST_DEBUG2, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 
 use crate::{Capabilities, Error, Hypervisor, Result, Vm, VmOptions};
@@ -45,6 +45,8 @@ struct Host {
     kvm: Kvm,
     capabilities: Capabilities,
     state_msrs: OnceLock<Vec<u32>>,
+    /// Flags of `KVM_SET_GUEST_DEBUG` that the kernel knows.
+    guest_debug: u32,
 }
 
 impl Host {
@@ -76,10 +78,13 @@ pub(crate) fn open() -> Result<Arc<dyn Hypervisor>> {
         return Err(Error::ApiVersion(version));
     }
     let capabilities = capabilities::probe(&kvm)?;
+    // An error is the answer of a kernel that does not say.
+    let guest_debug = kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into());
     Ok(Arc::new(KvmHypervisor(Arc::new(Host {
         kvm,
         capabilities,
         state_msrs: OnceLock::new(),
+        guest_debug: u32::try_from(guest_debug).unwrap_or(0),
     }))))
 }
 

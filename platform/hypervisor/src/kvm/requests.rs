@@ -56,6 +56,7 @@ pub const VCPU_IOCTLS: &[u64] = &[
     ior::<kvm::kvm_mp_state>(0x98),
     iow::<kvm::kvm_mp_state>(0x99),
     io(0x9a), // KVM_NMI
+    iow::<kvm::kvm_guest_debug>(0x9b),
     ior::<kvm::kvm_vcpu_events>(0x9f),
     iow::<kvm::kvm_vcpu_events>(0xa0),
     ior::<kvm::kvm_debugregs>(0xa1),
@@ -103,6 +104,7 @@ mod tests {
             (0x8090_ae81, "KVM_GET_REGS"),
             (0xc008_ae88, "KVM_GET_MSRS"),
             (0x8400_ae8e, "KVM_GET_LAPIC"),
+            (0x4048_ae9b, "KVM_SET_GUEST_DEBUG"),
             (0x4040_aea0, "KVM_SET_VCPU_EVENTS"),
             (0x9000_aecf, "KVM_GET_XSAVE2"),
             (0xc080_aebe, "KVM_GET_NESTED_STATE"),

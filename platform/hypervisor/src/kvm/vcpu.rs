@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arch::{CpuidEntry, MpState, Msr, Regs, SpecialRegs};
-use kvm_bindings::{CpuId, KVM_CAP_HYPERV_SYNIC, kvm_enable_cap};
+use kvm_bindings::{self as kvm, CpuId, KVM_CAP_HYPERV_SYNIC, kvm_enable_cap};
 use kvm_ioctls::{Cap, VcpuFd};
 
 use super::capabilities;
@@ -11,7 +11,7 @@ use super::exit::{Entry, RunPage};
 use super::kick::KvmKicker;
 use super::vm::Machine;
 use super::{convert, failure, msrs, save};
-use crate::{Error, Exit, Kicker, Result, Vcpu, VcpuState};
+use crate::{Error, Exit, GuestDebug, Kicker, Result, Trap, Vcpu, VcpuState};
 
 /// A frequency that differs by less than this part of it is the same to the kernel without scaling (its module
 /// parameter `tsc_tolerance_ppm`).
@@ -26,6 +26,8 @@ pub(super) struct KvmVcpu {
     xsave_size: usize,
     /// The last exit's access is completed by the next entry.
     unfinished: bool,
+    /// What a debugger wants.
+    debug: GuestDebug,
 }
 
 impl KvmVcpu {
@@ -43,6 +45,7 @@ impl KvmVcpu {
             // Asked now, not at `open`: AMX may have been requested since, and with a processor the size is final.
             xsave_size: capabilities::xsave_size(machine.fd.check_extension_int(Cap::Xsave2)),
             unfinished: false,
+            debug: GuestDebug::default(),
         })
     }
 
@@ -56,6 +59,33 @@ impl KvmVcpu {
 
     pub(super) fn xsave_size(&self) -> usize {
         self.xsave_size
+    }
+
+    /// Tells the kernel what the debugger wants, and what else is to happen now.
+    fn apply_debug(&self, also: u32) -> Result<()> {
+        let mut request = kvm::kvm_guest_debug {
+            control: also,
+            ..Default::default()
+        };
+        if !self.debug.is_off() {
+            request.control |= kvm::KVM_GUESTDBG_ENABLE;
+        }
+        if self.debug.software {
+            request.control |= kvm::KVM_GUESTDBG_USE_SW_BP;
+        }
+        if self.debug.step {
+            // Or the next instruction would often be that of an interrupt's handler.
+            let block = self.machine.host.guest_debug & kvm::KVM_GUESTDBG_BLOCKIRQ;
+            request.control |= kvm::KVM_GUESTDBG_SINGLESTEP | block;
+        }
+        if let Some((addresses, control)) = self.debug.registers() {
+            request.control |= kvm::KVM_GUESTDBG_USE_HW_BP;
+            request.arch.debugreg[..addresses.len()].copy_from_slice(&addresses);
+            request.arch.debugreg[7] = control;
+        }
+        self.fd
+            .set_guest_debug(&request)
+            .map_err(Error::ioctl("KVM_SET_GUEST_DEBUG"))
     }
 
     pub(super) fn is_unfinished(&self) -> bool {
@@ -207,6 +237,18 @@ impl Vcpu for KvmVcpu {
             Err(error) if error.errno() == libc::EINVAL => Ok(()),
             Err(error) => Err(Error::ioctl("KVM_KVMCLOCK_CTRL")(error)),
         }
+    }
+
+    fn set_debug(&mut self, debug: &GuestDebug) -> Result<()> {
+        self.debug = debug.clone();
+        self.apply_debug(0)
+    }
+
+    fn pass_trap(&mut self, trap: Trap) -> Result<()> {
+        self.apply_debug(match trap {
+            Trap::Software => kvm::KVM_GUESTDBG_INJECT_BP,
+            Trap::Hardware { .. } => kvm::KVM_GUESTDBG_INJECT_DB,
+        })
     }
 
     fn save(&self) -> Result<VcpuState> {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hypervisor::{Kicker, Vcpu};
@@ -24,6 +24,8 @@ type Job = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
 struct Wishes {
     stop: bool,
     pause: bool,
+    /// Those that a debugger has stopped.
+    held: Vec<bool>,
     /// Threads there are, and of these the ones that stand still.
     present: usize,
     parked: usize,
@@ -37,11 +39,12 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// With `paused` threads stand still from their start on.
-    pub(super) fn new(processors: usize, paused: bool) -> Self {
+    /// With `paused` or `held` threads stand still from their start on.
+    pub(super) fn new(processors: usize, paused: bool, held: bool) -> Self {
         Self {
             wishes: Mutex::new(Wishes {
                 pause: paused,
+                held: vec![held; processors],
                 kickers: Vec::with_capacity(processors),
                 jobs: (0..processors).map(|_| VecDeque::new()).collect(),
                 ..Wishes::default()
@@ -78,7 +81,8 @@ impl Control {
                 wishes = lock(&self.wishes);
                 continue;
             }
-            match (wishes.pause, parked) {
+            let held = wishes.held.get(index).is_some_and(|held| *held);
+            match (wishes.pause || held, parked) {
                 (true, false) => {
                     parked = true;
                     wishes.parked += 1;
@@ -121,17 +125,18 @@ impl Control {
 
     /// Returns when all stand still. See [`super::Processors::pause`].
     pub(super) fn pause(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
         let mut wishes = lock(&self.wishes);
         wishes.pause = true;
         self.wake(&wishes);
+        self.stand_still(wishes).inspect_err(|_| self.resume())
+    }
+
+    fn stand_still(&self, mut wishes: MutexGuard<'_, Wishes>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
         while wishes.parked < wishes.present {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let stuck = wishes.present - wishes.parked;
-                wishes.pause = false;
-                self.changed.notify_all();
-                return Err(Error::Stuck(stuck));
+                return Err(Error::Stuck(wishes.present - wishes.parked));
             }
             wishes = self
                 .changed
@@ -140,6 +145,56 @@ impl Control {
                 .0;
         }
         Ok(())
+    }
+
+    /// For a debugger: all are to stand still, until it releases them. Does not wait, so that a processor can call it.
+    pub(super) fn hold(&self) {
+        let mut wishes = lock(&self.wishes);
+        wishes.held.fill(true);
+        self.wake(&wishes);
+    }
+
+    /// As [`Control::hold`], and returns when they do.
+    pub(super) fn hold_all(&self) -> Result<()> {
+        self.hold();
+        self.stand_still(lock(&self.wishes))
+    }
+
+    /// For a debugger: these go on, unless they are paused, too.
+    pub(super) fn release(&self, which: impl Fn(usize) -> bool) {
+        let mut wishes = lock(&self.wishes);
+        for (index, held) in wishes.held.iter_mut().enumerate() {
+            *held &= !which(index);
+        }
+        drop(wishes);
+        self.changed.notify_all();
+    }
+
+    /// How many processors there are, and whether a debugger has stopped any.
+    pub(super) fn held(&self) -> (usize, bool) {
+        let wishes = lock(&self.wishes);
+        (wishes.held.len(), wishes.held.contains(&true))
+    }
+
+    /// Has `job` done on one processor's thread; what it says.
+    pub(super) fn on_one<T: Send + 'static>(
+        &self,
+        index: usize,
+        job: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (sender, answer) = channel();
+        let mut wishes = lock(&self.wishes);
+        if let Some(queue) = wishes.jobs.get_mut(index) {
+            queue.push_back(Box::new(move |vcpu| {
+                let _ = sender.send(job(vcpu));
+            }));
+        } else {
+            // Nobody will answer.
+            drop(sender);
+        }
+        self.wake(&wishes);
+        drop(wishes);
+        answer.recv_timeout(PATIENCE).map_err(|_| Error::Stuck(1))
     }
 
     pub(super) fn resume(&self) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Exit, HostMemory, Hypervisor, MemoryRegion, MemorySlot, Vcpu, Vm, VmOptions};
 
+mod debug;
 mod exits;
 mod grants;
 mod interrupts;
