@@ -1,4 +1,5 @@
-//! `cargo xtask bench data` is in [`data`]. `cargo xtask bench startup`: how fast and how small, beside other monitors in the same run.
+//! `cargo xtask bench data` is in [`data`], `cargo xtask bench snapshot` in [`snapshot`]. `cargo xtask bench startup`:
+//! how fast and how small, beside other monitors in the same run.
 //!
 //! What is measured, from outside and without a debugger:
 //!
@@ -17,6 +18,7 @@ mod contender;
 mod data;
 mod measure;
 mod report;
+mod snapshot;
 
 use std::path::PathBuf;
 
@@ -55,8 +57,10 @@ pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
     let binary = args.option("--binary")?.map(PathBuf::from);
     match args.rest()?.as_slice() {
         [name] if name == "startup" => startup(project, runs.unwrap_or(RUNS), &peers, binary),
+        [name] if name == "snapshot" => snapshot::command(project, runs, binary),
         _ => Err(Error::Usage(format!(
-            "cargo xtask bench startup [--runs N] [--binary PATH] [--peer NAME=PATH …]\n{}",
+            "cargo xtask bench startup [--runs N] [--binary PATH] [--peer NAME=PATH …]\n\
+             cargo xtask bench snapshot [--runs N] [--binary PATH]\n{}",
             data::USAGE
         ))),
     }
