@@ -198,7 +198,9 @@ fn check_kind(path: &Path, file: &File) -> Result<()> {
 
 /// Reads from the start, whatever the position is: others may have the same open file, and read it too.
 fn read(path: &Path, file: &File, most: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let length = file.metadata().map_err(failed("read", path))?.len();
+    // One byte more, so that the end is found without another buffer.
+    let mut bytes = Vec::with_capacity(usize::try_from(length.min(most)).unwrap_or(0) + 1);
     let read = FromStart { file, at: 0 }
         .take(most + 1)
         .read_to_end(&mut bytes);
