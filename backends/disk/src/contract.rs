@@ -172,6 +172,12 @@ pub trait Disk: Send + Sync {
     fn can_write_zeroes(&self) -> bool;
     /// [`Operation::Discard`] gives space back. Where it does not, it does nothing.
     fn can_discard(&self) -> bool;
+    /// What the image was found to contradict itself in while it was used, if it was: nothing is written to it any more,
+    /// and requests that would change it are errors. A format that has a mark for that has it in the file. Formats
+    /// without tables have nothing that could be found.
+    fn damage(&self) -> Option<String> {
+        None
+    }
     /// Opens a way for up to `depth` requests at a time.
     ///
     /// # Errors

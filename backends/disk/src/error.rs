@@ -115,6 +115,11 @@ pub(crate) fn corrupt(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
+/// Bytes of the disk are lost, but nothing is wrong with the tables that lead to others.
+pub(crate) fn lost(what: impl Into<String>) -> io::Error {
+    io::Error::other(what.into())
+}
+
 /// What cannot be done with the image.
 pub(crate) fn impossible(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.into())

@@ -28,8 +28,8 @@
 //! # Formats
 //!
 //! Raw images and block devices are read and written, and QCOW2 images: versions 2 and 3, all sizes of clusters,
-//! deflate, extended L2 entries, internal snapshots beside; backing files and external data files with
-//! [`OpenOptions::backing_files`]. Zstd, encryption and unknown features are refused, and say so. What a
+//! deflate and zstd, extended L2 entries, internal snapshots beside; backing files and external data files with
+//! [`OpenOptions::backing_files`]. Encryption and unknown features are refused, and say so. What a
 //! request reads from or writes to places that are in the file goes to the engine; what is compressed, in a backing
 //! file or nowhere yet is dealt with by the lane's thread.
 //!
@@ -45,6 +45,7 @@ mod buffer;
 mod bytes;
 mod claim;
 mod contract;
+mod damage;
 mod detect;
 mod error;
 mod image;

@@ -78,6 +78,8 @@ impl BlockDevice {
         let shared = Shared {
             writeback: AtomicBool::new(true),
             counters: parts.queues.iter().map(|_| Counters::default()).collect(),
+            id: parts.id.clone(),
+            is_damage_told: AtomicBool::new(false),
         };
         Self {
             parts,
@@ -250,9 +252,13 @@ impl VirtioDevice for BlockDevice {
         histograms(&self.shared.counters)
     }
 
-    /// The engine, which depends on the host's kernel.
+    /// The engine, which depends on the host's kernel, and why the image is not written any more if that is so.
     fn decided(&self) -> Option<Value> {
-        Some(json!({ "engine": self.parts.disk.engine() }))
+        let mut decided = json!({ "engine": self.parts.disk.engine() });
+        if let Some(damage) = self.parts.disk.damage() {
+            decided["damage"] = damage.into();
+        }
+        Some(decided)
     }
 
     fn leave(&mut self) -> Option<Box<dyn Any + Send>> {

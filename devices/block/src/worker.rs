@@ -27,6 +27,10 @@ pub(crate) struct Shared {
     pub(crate) writeback: AtomicBool,
     /// One for each queue.
     pub(crate) counters: Vec<Counters>,
+    /// Id of the device, for events.
+    pub(crate) id: String,
+    /// It was told that the image contradicts itself.
+    pub(crate) is_damage_told: AtomicBool,
 }
 
 /// What a worker is made of.
@@ -341,7 +345,20 @@ impl Worker {
                     telemetry::warn!("{}: {kind:?} failed: {error}", self.parts.name);
                 }
                 self.finish(tag, Status::IoError);
+                self.tell_damage();
             }
+        }
+    }
+
+    /// Says once that the image is not written any more, if that is why requests fail.
+    fn tell_damage(&self) {
+        let Self { parts, .. } = self;
+        if let Some(reason) = parts.disk.damage()
+            && !parts.shared.is_damage_told.swap(true, Ordering::AcqRel)
+        {
+            let id = &parts.shared.id;
+            telemetry::error!("{id}: the image is not written any more: {reason}");
+            telemetry::event!("vm", "disk-corrupted", id = id, reason = reason);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Mapping;
 use super::lane::MappedFormat;
+use crate::damage::Damage;
 use crate::image::Image;
 use crate::pieces::FormatLane;
 use crate::port::choose;
@@ -17,6 +18,7 @@ pub(crate) struct MappedDisk {
     file: Arc<Image>,
     engine: Engine,
     passed_over: Vec<PassedOver>,
+    damage: Arc<Damage>,
 }
 
 /// The file of an image, opened and locked as the options say.
@@ -43,6 +45,7 @@ impl MappedDisk {
             file,
             engine,
             passed_over,
+            damage: Arc::default(),
         })
     }
 }
@@ -88,11 +91,16 @@ impl Disk for MappedDisk {
         self.file.can_discard()
     }
 
+    fn damage(&self) -> Option<String> {
+        self.damage.found().map(str::to_owned)
+    }
+
     fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {
         let below = file_lane(&self.file, self.engine, depth)?;
         let format = MappedFormat {
             mapping: Arc::clone(&self.mapping),
             read_only: self.file.read_only,
+            damage: Arc::clone(&self.damage),
         };
         Ok(Box::new(FormatLane::new(below, format)))
     }
@@ -110,8 +118,11 @@ impl Disk for MappedDisk {
                 self.mapping.logical_block()
             )));
         }
+        self.damage.refuse_changes()?;
         self.mapping.begin_change()?;
-        self.mapping.resize(capacity)
+        self.mapping.resize(capacity).inspect_err(|error| {
+            self.damage.note(error);
+        })
     }
 
     fn identity(&self) -> io::Result<(u64, u64, u64)> {

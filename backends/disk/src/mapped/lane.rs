@@ -5,28 +5,19 @@ use std::sync::Arc;
 
 use super::{Mapping, Place, corrupt};
 use crate::Operation;
+use crate::damage::Damage;
 use crate::pieces::{Format, Job};
 use crate::slot::Kind;
 
 pub(crate) struct MappedFormat {
     pub(crate) mapping: Arc<dyn Mapping>,
     pub(crate) read_only: bool,
+    pub(crate) damage: Arc<Damage>,
 }
 
-impl Format for MappedFormat {
-    fn check(&self, job: &Job) -> io::Result<()> {
-        let refused = |number| Err(io::Error::from_raw_os_error(number));
-        if job.end().is_none_or(|end| end > self.mapping.capacity()) {
-            return refused(libc::EINVAL);
-        }
-        match job.kind.changes() {
-            true if self.read_only => refused(libc::EROFS),
-            true => self.mapping.begin_change(),
-            false => Ok(()),
-        }
-    }
-
-    fn next(&mut self, job: &mut Job) -> io::Result<Option<Operation>> {
+impl MappedFormat {
+    /// Begins with the next piece of a job, as [`Format::next`].
+    fn begin(&self, job: &mut Job) -> io::Result<Option<Operation>> {
         let (at, left) = job.left();
         let (mut place, mut count) = self.mapping.find(at, left)?;
         if job.kind == Kind::Write && place == Place::Zero {
@@ -46,5 +37,28 @@ impl Format for MappedFormat {
                 Ok(None)
             }
         }
+    }
+}
+
+impl Format for MappedFormat {
+    fn check(&self, job: &Job) -> io::Result<()> {
+        let refused = |number| Err(io::Error::from_raw_os_error(number));
+        if job.end().is_none_or(|end| end > self.mapping.capacity()) {
+            return refused(libc::EINVAL);
+        }
+        match job.kind.changes() {
+            true if self.read_only => refused(libc::EROFS),
+            true => {
+                self.damage.refuse_changes()?;
+                self.mapping.begin_change()
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn next(&mut self, job: &mut Job) -> io::Result<Option<Operation>> {
+        self.begin(job).inspect_err(|error| {
+            self.damage.note(error);
+        })
     }
 }

@@ -60,6 +60,10 @@ impl Disk for QcowDisk {
             .is_some_and(|writer| writer.gives_back)
     }
 
+    fn damage(&self) -> Option<String> {
+        self.image.damage.found().map(str::to_owned)
+    }
+
     fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {
         let below = file_lane(&self.data, self.engine, depth)?;
         let epochs = match &self.image.writer {

@@ -1,6 +1,7 @@
 //! The header of an image (QCOW2 specification, "Header").
 
 use super::extensions::{Extensions, text};
+use super::unpack::Compression;
 
 /// The longest header and what follows it in the first cluster: the largest cluster.
 pub(crate) const LONGEST_HEAD: usize = 1 << 21;
@@ -37,6 +38,8 @@ pub(crate) struct Header {
     pub(crate) l1_entries: u64,
     /// Entries of L2 tables have 16 bytes, and clusters 32 parts.
     pub(crate) extended_l2: bool,
+    /// What compressed clusters are compressed with.
+    pub(crate) compression: Compression,
     /// The guest's data is in this file, not in the image.
     pub(crate) external_data: Option<String>,
     pub(crate) backing: Option<BackingName>,
@@ -90,7 +93,7 @@ impl Header {
         if field(32)? != 0 {
             return Err("it is encrypted, which cannot be read".into());
         }
-        check_compression(first_cluster, version, header_length, incompatible)?;
+        let compression = compression(first_cluster, version, header_length, incompatible)?;
         let header = Self {
             version,
             cluster_bits,
@@ -98,6 +101,7 @@ impl Header {
             l1_offset: wide(40)?,
             l1_entries: field(36)?.into(),
             extended_l2: incompatible & EXTENDED_L2 != 0,
+            compression,
             external_data: match incompatible & EXTERNAL_DATA != 0 {
                 false => None,
                 true => Some(
@@ -242,13 +246,13 @@ fn check_features(incompatible: u64, extensions: &Extensions) -> Result<(), Stri
     ))
 }
 
-/// Refuses compression that cannot be undone.
-fn check_compression(
+/// What clusters are compressed with. Refuses what is not known.
+fn compression(
     head: &[u8],
     version: u32,
     header_length: u32,
     incompatible: u64,
-) -> Result<(), String> {
+) -> Result<Compression, String> {
     // The field is there only in headers that are long enough, and is 0 in others.
     let compression = match version == 3 && header_length > 104 {
         true => *head.get(104).ok_or("its header is cut off")?,
@@ -258,12 +262,8 @@ fn check_compression(
         return Err("its compression type and the feature bit of it contradict each other".into());
     }
     match compression {
-        0 => Ok(()),
-        1 => Err(
-            "its clusters are compressed with zstd, which cannot be read yet; \
-             qemu-img convert -O qcow2 makes an image without"
-                .into(),
-        ),
+        0 => Ok(Compression::Deflate),
+        1 => Ok(Compression::Zstd),
         other => Err(format!("its compression type {other} is not known")),
     }
 }

@@ -120,8 +120,12 @@ impl Format for QcowFormat {
             self.image.writer()?;
         }
         match job.end() {
-            Some(end) if end <= self.capacity() => Ok(()),
-            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            Some(end) if end <= self.capacity() => {}
+            _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+        match job.kind.changes() {
+            true => self.image.damage.refuse_changes(),
+            false => Ok(()),
         }
     }
 
@@ -139,6 +143,9 @@ impl Format for QcowFormat {
             }
             Kind::Flush => Ok(Some(Operation::Flush)),
         };
+        if let Err(error) = &next {
+            self.image.note(error);
+        }
         if !matches!(next, Ok(Some(_))) {
             self.visitor.leave(job.note);
         }

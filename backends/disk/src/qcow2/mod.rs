@@ -11,7 +11,7 @@
 //! | Refcounts of 1 to 64 bits; their table grows to 8 MiB | read and written |
 //! | Zero clusters, clusters that are not allocated | read and written |
 //! | Internal snapshots | kept: what they share is copied before it is changed |
-//! | Clusters compressed with deflate | read; written anew, not compressed |
+//! | Clusters compressed with deflate or zstd | read; written anew, not compressed |
 //! | Extended L2 entries | read and written |
 //! | External data file | read and written, with `backing_files=on`; not with internal snapshots |
 //! | Backing files, raw and QCOW2, whose format the image says | read, with `backing_files=on` |
@@ -21,10 +21,10 @@
 //! | Bitmaps, and other things that only a writer has to know | marked as not right any more (autoclear bits) |
 //! | Another size, while the image is in use | larger and smaller; not of version 2 with snapshots |
 //! | `direct=on` where a cluster, or its part, is smaller than a block of the file | refused to be written |
-//! | Clusters compressed with zstd; encryption; unknown incompatible features | refused, by name |
+//! | Encryption; unknown incompatible features | refused, by name |
 //!
-//! An image that contradicts itself while it is written is marked as corrupt and not written any more; each request
-//! that would change it gets an error that says why.
+//! An image that contradicts itself while it is in use is marked as corrupt and not written any more; each request that
+//! would change it gets an error that says why. A compressed cluster that cannot be read is only lost itself.
 
 mod cache;
 mod check;
@@ -44,6 +44,7 @@ mod resize;
 #[cfg(test)]
 mod tests;
 mod tool;
+mod unpack;
 mod write;
 
 pub(crate) use check::check;

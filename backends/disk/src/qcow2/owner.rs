@@ -60,8 +60,6 @@ pub(crate) struct Owner {
     l1: Range<u64>,
     tables: HashSet<u64>,
     freed: Vec<Freed>,
-    /// Why nothing is written any more.
-    broken: Option<String>,
 }
 
 /// Clusters that no table points to any more, though tables in the file may.
@@ -146,7 +144,6 @@ impl Writer {
             fixed: vec![first],
             tables: HashSet::new(),
             freed: Vec::new(),
-            broken: None,
         };
         owner.find_tables(header, &**file).map_err(words)?;
         owner.find_snapshots(header, &**file).map_err(words)?;
@@ -159,19 +156,10 @@ impl Writer {
         })
     }
 
-    /// The owner's place, if the image can be written.
-    ///
-    /// # Errors
-    /// If it was found to be broken.
-    pub(crate) fn lock(&self) -> io::Result<MutexGuard<'_, Owner>> {
+    /// The owner's place.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Owner> {
         // Everything in it is as right as the image after each step; a step that panics is a bug.
-        let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
-        match &owner.broken {
-            None => Ok(owner),
-            Some(why) => Err(io::Error::other(format!(
-                "the image is not written any more: {why}"
-            ))),
-        }
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something is not in the file that should be there after the next flush.
@@ -181,22 +169,6 @@ impl Writer {
 
     pub(crate) fn set_changed(&self) {
         self.changed.store(true, Ordering::SeqCst);
-    }
-
-    /// Deals with an error of a change: an image that contradicts itself is not written any more, and says so.
-    pub(crate) fn note(&self, owner: &mut Owner, map: &Map, file: &dyn Storage, error: &io::Error) {
-        if error.kind() != io::ErrorKind::InvalidData || owner.broken.is_some() {
-            return;
-        }
-        owner.broken = Some(error.to_string());
-        let header = map.header();
-        if header.has_zero_flag() {
-            let features = header.counts.incompatible | CORRUPT;
-            // There is nothing else to be done if this fails; nothing is written to the image in either case.
-            let _ = file
-                .write(INCOMPATIBLE_FIELD, &features.to_be_bytes())
-                .and_then(|()| file.flush());
-        }
     }
 
     /// Whether so much is in memory that it should be written out first.
@@ -264,6 +236,17 @@ impl Writer {
 /// The longest L1 table of an image that is written, in bytes.
 pub(crate) fn longest_l1() -> u64 {
     LONGEST_L1
+}
+
+/// Marks an image as corrupt, if its version has a mark for that.
+pub(crate) fn mark(header: &Header, file: &dyn Storage) {
+    if header.has_zero_flag() {
+        let features = header.counts.incompatible | CORRUPT;
+        // There is nothing else to be done if this fails; nothing is written to the image in either case.
+        let _ = file
+            .write(INCOMPATIBLE_FIELD, &features.to_be_bytes())
+            .and_then(|()| file.flush());
+    }
 }
 
 /// One stage after the other, each durable before the next.

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flate2::{Decompress, FlushDecompress};
-
 use super::entry::{Packed, Place};
 use super::map::Map;
+use super::narrow;
 use super::owner::Writer;
-use super::{corrupt, narrow};
+use crate::damage::Damage;
+use crate::error::lost;
 use crate::storage::Storage;
 
 /// The cluster of the disk that was decompressed last, by its offset.
@@ -31,6 +31,7 @@ pub(crate) struct Qcow2 {
     backing: Option<Layer>,
     /// Only of an image that is written.
     pub(crate) writer: Option<Writer>,
+    pub(crate) damage: Damage,
     last: Mutex<Last>,
 }
 
@@ -38,12 +39,13 @@ impl Layer {
     /// Fills `bytes` from `offset` on; with zeros behind the end.
     fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         match self {
-            Self::Qcow2(image) => image.read(offset, bytes),
+            // What is wrong with another image is not wrong with the one before it.
+            Self::Qcow2(image) => image.read(offset, bytes).map_err(io::Error::other),
             Self::Raw(file) => {
                 let there = there(file.length(), offset, bytes.len());
                 let count = file.read(offset, &mut bytes[..there])?;
                 if count < there {
-                    return Err(corrupt("a backing file became shorter"));
+                    return Err(lost("a backing file became shorter"));
                 }
                 bytes[there..].fill(0);
                 Ok(())
@@ -70,6 +72,7 @@ impl Qcow2 {
             data,
             backing,
             writer: None,
+            damage: Damage::default(),
             last: Mutex::default(),
         }
     }
@@ -117,13 +120,13 @@ impl Qcow2 {
         let last = start + (part.len() as u64).saturating_sub(1);
         let cluster = self.map.header().cluster();
         if last / cluster * cluster >= self.data.length() {
-            return Err(corrupt(format!(
+            return Err(lost(format!(
                 "data at {last:#x} is behind the end of the file"
             )));
         }
         let count = self.data.read(start, part)?;
         if count < there(self.data.length(), start, part.len()) {
-            return Err(corrupt("the file of the data became shorter"));
+            return Err(lost("the file of the data became shorter"));
         }
         part[count..].fill(0);
         Ok(())
@@ -140,24 +143,19 @@ impl Qcow2 {
             _ => {
                 let mut packed = vec![0; length];
                 let count = self.file.read(offset, &mut packed)?;
-                let bytes = inflate(&packed[..count], narrow(cluster))?;
+                let compression = self.map.header().compression;
+                let bytes = compression.unpack(&packed[..count], narrow(cluster));
+                let bytes = bytes.map_err(|why| {
+                    lost(format!(
+                        "the compressed cluster at {offset:#x} cannot be read: {why}"
+                    ))
+                })?;
                 *last() = Some((start, Arc::clone(&bytes)));
                 bytes
             }
         };
         let from = bytes.get(within..within + part.len());
-        part.copy_from_slice(from.ok_or_else(|| corrupt("a compressed cluster is too short"))?);
+        part.copy_from_slice(from.ok_or_else(|| lost("a compressed cluster is too short"))?);
         Ok(())
     }
-}
-
-/// One cluster from a stream of deflate (RFC 1951) without a header.
-fn inflate(packed: &[u8], cluster: usize) -> io::Result<Arc<[u8]>> {
-    let mut bytes = vec![0; cluster];
-    let mut stream = Decompress::new(false);
-    let result = stream.decompress(packed, &mut bytes, FlushDecompress::Finish);
-    if result.is_err() || stream.total_out() != cluster as u64 {
-        return Err(corrupt("a compressed cluster cannot be decompressed"));
-    }
-    Ok(bytes.into())
 }

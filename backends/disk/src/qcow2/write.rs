@@ -3,7 +3,7 @@
 use std::io;
 
 use super::entry::{Cluster, Packed, Place, parts_between};
-use super::owner::{Owner, Writer};
+use super::owner::{Owner, Writer, mark};
 use super::read::Qcow2;
 use super::refcounts::Room;
 use super::{corrupt, narrow};
@@ -42,7 +42,8 @@ impl Qcow2 {
         change: impl FnOnce(&Self, &mut Owner) -> io::Result<T>,
     ) -> io::Result<T> {
         let writer = self.writer()?;
-        let mut owner = writer.lock()?;
+        let mut owner = writer.lock();
+        self.damage.refuse_changes()?;
         let mut result = Ok(());
         if writer.is_full(&owner, self.map()) {
             result = writer.flush(&mut owner, self.map(), &*self.file, &*self.data);
@@ -50,9 +51,29 @@ impl Qcow2 {
         writer.set_changed();
         let result = result.and_then(|()| change(self, &mut owner));
         if let Err(error) = &result {
-            writer.note(&mut owner, self.map(), &*self.file, error);
+            self.note_as_owner(&owner, error);
         }
         result
+    }
+
+    /// Deals with an error of any request: an image that contradicts itself is not written any more, and says so.
+    pub(crate) fn note(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::InvalidData || self.damage.found().is_some() {
+            return;
+        }
+        match &self.writer {
+            None => {
+                self.damage.note(error);
+            }
+            Some(writer) => self.note_as_owner(&writer.lock(), error),
+        }
+    }
+
+    /// As [`Qcow2::note`]; only the owner writes to the header.
+    fn note_as_owner(&self, _: &Owner, error: &io::Error) {
+        if self.damage.note(error) {
+            mark(self.map().header(), &*self.file);
+        }
     }
 
     /// Makes durable what was written before.
@@ -61,10 +82,11 @@ impl Qcow2 {
     /// If that fails.
     pub(crate) fn flush(&self) -> io::Result<()> {
         let writer = self.writer()?;
-        let mut owner = writer.lock()?;
+        let mut owner = writer.lock();
+        self.damage.refuse_changes()?;
         let result = writer.flush(&mut owner, self.map(), &*self.file, &*self.data);
         if let Err(error) = &result {
-            writer.note(&mut owner, self.map(), &*self.file, error);
+            self.note_as_owner(&owner, error);
         }
         result
     }

@@ -25,6 +25,8 @@ struct State {
     /// Errors by the first word of [`Double::log`].
     errors: Vec<(&'static str, i32)>,
     broken: bool,
+    /// What the image is said to contradict itself in.
+    damage: Option<String>,
     log: Vec<String>,
     wakers: Vec<Kick>,
     deepest: usize,
@@ -52,6 +54,10 @@ impl Double {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    pub(super) fn damage(&self, why: &str) {
+        self.state().damage = Some(why.to_owned());
     }
 
     pub(super) fn protect(&self) {
@@ -189,6 +195,10 @@ impl Disk for Double {
 
     fn can_discard(&self) -> bool {
         true
+    }
+
+    fn damage(&self) -> Option<String> {
+        self.state().damage.clone()
     }
 
     fn lane(&self, depth: u16) -> io::Result<Box<dyn Lane>> {

@@ -316,6 +316,9 @@ fn the_open_image_is_left_to_the_next_machine() {
     drop(guest);
     device.stop().unwrap();
     assert_eq!(device.decided().unwrap(), json!({ "engine": "sync" }));
+    disk.damage("a table");
+    let decided = json!({ "engine": "sync", "damage": "a table" });
+    assert_eq!(device.decided().unwrap(), decided);
     let left = Box::new(device).leave().unwrap();
     let kept = left.downcast::<Kept>().unwrap();
     assert_eq!(kept.options, OpenOptions::new("/vm/disk.raw"));

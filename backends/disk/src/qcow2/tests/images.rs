@@ -78,6 +78,9 @@ fn compressed_and_with_snapshots() {
         "cluster_size=65536",
         "cluster_size=2097152",
         "compat=0.10",
+        "compression_type=zstd,cluster_size=512",
+        "compression_type=zstd,cluster_size=65536",
+        "compression_type=zstd,cluster_size=2097152",
     ] {
         let folder = folder();
         // Some of it does not compress.
