@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use disk::tools::NewImage;
-use disk::{Event, ImageType, OpenOptions, Operation, Request};
-use memory::{GuestRam, IoVectors, RamOptions, RegionSpec};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use testkit::bare::{Bare, Report};
 use testkit::{Builder, Exit, Signal};
+
+#[path = "virtio/images.rs"]
+mod images;
 
 /// Longest that anything of this guest takes, also in an emulated host.
 const SECONDS: u64 = 60;
@@ -76,73 +76,6 @@ fn every_device_does_something() {
         start == [0; 8] && end[0] != 0 && end == [end[0]; 8],
         "{start:?} {end:?}"
     );
-}
-
-#[test]
-fn images_of_microsoft_are_disks_of_a_guest() {
-    let folder = tempfile::tempdir().unwrap();
-    for (word, image_type, fixed) in [
-        ("vhd", ImageType::FixedVhd, true),
-        ("vhd", ImageType::FixedVhd, false),
-        ("vhdx", ImageType::Vhdx, true),
-        ("vhdx", ImageType::Vhdx, false),
-    ] {
-        let path = folder.path().join(format!("{word}-{fixed}"));
-        let new = NewImage {
-            image_type,
-            size: 4 << 20,
-            fixed,
-            block: None,
-            sector: None,
-        };
-        disk::tools::create(&path, &new).unwrap();
-        let report = run("test=work", |builder| {
-            let value = format!("path={},image_type={word}", path.display());
-            builder.arg("--disk", value)
-        });
-        assert_eq!(
-            report.fact("works.block"),
-            Some("yes"),
-            "{word}: {report:?}"
-        );
-        let found = disk::tools::check(&path, image_type, false).unwrap();
-        assert_eq!((found.errors, found.repairs), (0, 0), "{word}: {found:?}");
-        // The guest has written the last sector of the disk.
-        let bytes = last_sector(&path, image_type);
-        assert!(bytes[0] != 0 && bytes == [bytes[0]; 512], "{word} {fixed}");
-    }
-}
-
-/// Read as a disk, by what the monitor reads with.
-fn last_sector(path: &Path, image_type: ImageType) -> [u8; 512] {
-    let options = OpenOptions {
-        image_type,
-        read_only: true,
-        ..OpenOptions::new(path)
-    };
-    let disk = disk::open(&options).unwrap();
-    let regions = [RegionSpec {
-        start: 0,
-        size: 2 << 20,
-    }];
-    let mut vectors = IoVectors::new(GuestRam::new(&regions, &RamOptions::default()).unwrap());
-    vectors.push(0, 512).unwrap();
-    let mut lane = disk.lane(1).unwrap();
-    let offset = disk.capacity() - 512;
-    let operation = Operation::Read { offset, vectors };
-    lane.push(Request { tag: 0, operation });
-    let mut events = Vec::new();
-    lane.wait(&mut events).unwrap();
-    let mut bytes = [0; 512];
-    match events.pop() {
-        Some(Event::Done {
-            result: Ok(()),
-            vectors: Some(vectors),
-            ..
-        }) => vectors.copy_to(&mut bytes),
-        other => panic!("{other:?}"),
-    };
-    bytes
 }
 
 /// What the event monitor was told so far: source and event, and what the event says.

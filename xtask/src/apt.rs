@@ -77,6 +77,7 @@ pub(crate) const TEST: &[Need] = &[
     program("iproute2", "ip"),
     program("iperf3", "iperf3"),
     program("iputils-ping", "ping"),
+    program("qemu-utils", "qemu-img"),
     program("socat", "socat"),
 ];
 
@@ -90,6 +91,9 @@ pub(crate) const CLIENTS: &[Need] = &[
     program("iproute2", "ip"),
     program("util-linux", "unshare"),
 ];
+
+/// What makes and checks disk images, beside our own.
+pub(crate) const IMAGES: &[Need] = &[program("qemu-utils", "qemu-img")];
 
 /// What only the benchmark takes.
 pub(crate) const BENCH: &[Need] = &[program("qemu-system-x86", "qemu-system-x86_64")];

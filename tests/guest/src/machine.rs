@@ -111,6 +111,14 @@ pub(crate) fn wait_for<T>(ticks_at_most: u64, mut come: impl FnMut() -> Option<T
     }
 }
 
+/// Resets the machine: the pulse on the keyboard controller's line that IBM's PC/AT has for it.
+pub(crate) fn reset() -> ! {
+    out8(0x64, 0xfe);
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
 /// Ends the machine.
 pub(crate) fn power_off() -> ! {
     out8(SLEEP.0, SLEEP.1);

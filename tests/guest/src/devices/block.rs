@@ -8,6 +8,10 @@ use crate::virtio::{Device, Part, Queue, feature};
 pub(crate) const READ: u32 = 0;
 pub(crate) const WRITE: u32 = 1;
 pub(crate) const FLUSH: u32 = 4;
+pub(crate) const DISCARD: u32 = 11;
+pub(crate) const WRITE_ZEROES: u32 = 13;
+/// A flag of a segment of [`WRITE_ZEROES`]: its room may be given back.
+pub(crate) const UNMAP: u32 = 1;
 /// Bytes of a sector in requests.
 pub(crate) const SECTOR: u64 = 512;
 
@@ -24,8 +28,14 @@ impl Disk {
     /// Sets the device up with its first queue.
     pub(crate) fn start(device: &Device) -> Self {
         let features = device.agree(feature::EVENT_IDX);
-        let queue = device.queue(0, 256, features);
+        let disk = Self::with_queue(device, 0, features);
         device.go();
+        disk
+    }
+
+    /// The disk by one of its queues, which is set up before the device is told to go.
+    pub(crate) fn with_queue(device: &Device, index: u16, features: u64) -> Self {
+        let queue = device.queue(index, 256, features);
         let requests = take(32 * u64::from(queue.size), 4096);
         Self {
             queue,

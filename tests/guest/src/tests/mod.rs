@@ -2,6 +2,7 @@
 
 mod basic;
 mod fuzz;
+mod images;
 mod pci;
 mod resets;
 mod rings;
@@ -28,7 +29,7 @@ pub(crate) fn run(boot: &Boot) {
     if name == "attack" {
         return attack_all(boot.word("attack").unwrap_or(""));
     }
-    let tests = [basic::TESTS, special::TESTS];
+    let tests = [basic::TESTS, special::TESTS, images::TESTS];
     match tests
         .into_iter()
         .flatten()
