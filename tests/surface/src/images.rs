@@ -16,13 +16,14 @@ const MOST_CHANGES: u8 = 24;
 const MOST_REQUESTS: u8 = 12;
 /// The longest request, and the largest size that a disk gets.
 const LONGEST: u64 = 256 << 10;
-const LARGEST: u64 = 1 << 30;
+const LARGEST: u64 = 64 << 20;
 
 /// Images before they are changed. Made once for the whole process.
 struct Seeds {
     folder: PathBuf,
     vhd: Vec<Vec<u8>>,
     vhdx: Vec<Vec<u8>>,
+    qcow2: Vec<Vec<u8>>,
 }
 
 fn seeds() -> &'static Seeds {
@@ -36,9 +37,12 @@ fn seeds() -> &'static Seeds {
             all.extend(seed(&folder, image_type, false));
             all
         };
+        let mut qcow2 = seed(&folder, ImageType::Qcow2, false).to_vec();
+        qcow2.extend(SMALL.map(small));
         Seeds {
             vhd: both(ImageType::FixedVhd),
             vhdx: both(ImageType::Vhdx),
+            qcow2,
             folder,
         }
     })
@@ -51,7 +55,10 @@ fn seed(folder: &Path, image_type: ImageType, fixed: bool) -> [Vec<u8>; 2] {
         image_type,
         size: SIZE,
         fixed,
-        block: (!fixed).then_some(1 << 20),
+        block: match image_type {
+            ImageType::Qcow2 => Some(CLUSTER),
+            _ => (!fixed).then_some(1 << 20),
+        },
         sector: None,
     };
     create(&path, &new).expect("an image");
@@ -130,6 +137,69 @@ pub fn on_vhdx(data: &[u8]) {
         (3 << 20, 64),
     ];
     attack(data, ImageType::Vhdx, &seeds().vhdx, &areas, seal_vhdx);
+}
+
+/// A QCOW2 image.
+pub fn on_qcow2(data: &[u8]) {
+    let cluster = CLUSTER as usize;
+    // The header, and the first clusters, where tables are.
+    let areas = [
+        (0, 128),
+        (cluster, 64),
+        (2 * cluster, 64),
+        (3 * cluster, 64),
+        (4 * cluster, 64),
+        (5 * cluster, 64),
+        (6 * cluster, 64),
+        (512, 6 * 512),
+    ];
+    attack(data, ImageType::Qcow2, &seeds().qcow2, &areas, |_| {});
+}
+
+/// Bytes of a cluster of the QCOW2 images that are made by our own tool.
+const CLUSTER: u32 = 16 << 10;
+/// What small images have: bits of a cluster, incompatible features, the byte that says the compression.
+const SMALL: [(u32, u64, u8); 3] = [(9, 0, 0), (14, 1 << 4, 0), (9, 1 << 3, 1)];
+
+/// A QCOW2 image with everything in few bytes: the header, an L1 and an L2 table, data, a compressed cluster, a table of
+/// refcounts with its only block, each in a cluster of its own.
+fn small((bits, features, compression): (u32, u64, u8)) -> Vec<u8> {
+    let cluster = 1_usize << bits;
+    let mut image = vec![0; 7 * cluster];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    let at = |number: usize, flags: u64| ((number * cluster) as u64 | flags).to_be_bytes();
+    let own = 1 << 63;
+    put(0, b"QFI\xfb\0\0\0\x03");
+    put(20, &bits.to_be_bytes());
+    put(24, &(1_u64 << 20).to_be_bytes());
+    put(36, &64_u32.to_be_bytes());
+    put(40, &at(1, 0));
+    put(48, &at(5, 0));
+    put(56, &1_u32.to_be_bytes());
+    put(72, &features.to_be_bytes());
+    put(96, &4_u32.to_be_bytes());
+    put(100, &112_u32.to_be_bytes());
+    put(104, &[compression]);
+    put(cluster, &at(2, own));
+    put(2 * cluster, &at(3, own));
+    let second = if features & 1 << 4 == 0 { 8 } else { 16 };
+    // One sector behind the first, which is all of it.
+    put(2 * cluster + second, &at(4, 1 << 62));
+    if second == 16 {
+        put(2 * cluster + 8, &0x0000_ff00_00ff_0055_u64.to_be_bytes());
+    }
+    // A byte that is repeated to a whole cluster: a frame of zstd (RFC 8878, 3.1.1), or deflate (RFC 1951).
+    match (compression, bits) {
+        (1, _) => put(4 * cluster, b"\x28\xb5\x2f\xfd\0\0\x03\x10\0\x07"),
+        (_, 9) => put(4 * cluster, b"cg\x1f\x05#\x19\0\0"),
+        _ => put(
+            4 * cluster,
+            b"\xed\xc1!\x01\0\0\0\xc3 \xb9\xfe\x8d\x1f\xe3\x06(",
+        ),
+    }
+    put(5 * cluster, &at(6, 0));
+    put(6 * cluster, &[0, 1].repeat(7));
+    image
 }
 
 /// Changes an image, opens it, uses it as a guest does, gives it other sizes and checks it.
@@ -289,6 +359,12 @@ fn images_that_are_not_changed_are_in_order_and_stay_so_when_they_are_sealed() {
             assert_eq!(found.errors, 0, "{image_type:?} {number}: {found:?}");
             assert_eq!(info(&path, image_type).expect("an image").size, SIZE);
         }
+    }
+    for (number, image) in seeds().qcow2.iter().enumerate() {
+        let path = seeds().folder.join(format!("qcow2-{number}"));
+        std::fs::write(&path, image).expect("an image");
+        let found = check(&path, ImageType::Qcow2, true).expect("an image in order");
+        assert_eq!(found.errors, 0, "QCOW2 {number}: {found:?}");
     }
     // The log of the dynamic VHDX that was not closed counts, and sealing leaves it as it is.
     let open = &seeds().vhdx[2];

@@ -48,6 +48,11 @@ fn corpus_of_the_transport() {
 }
 
 #[test]
+fn corpus_of_qcow2() {
+    replay("qcow2", surface::images::on_qcow2);
+}
+
+#[test]
 fn corpus_of_vhd() {
     replay("vhd", surface::images::on_vhd);
 }
