@@ -1,4 +1,4 @@
-//! `cargo xtask bench data` is in [`data`], `cargo xtask bench snapshot` in [`snapshot`]. `cargo xtask bench startup`:
+//! `cargo xtask bench data` is in [`data`], `disk` in [`disk`], `snapshot` in [`snapshot`]. `cargo xtask bench startup`:
 //! how fast and how small, beside other monitors in the same run.
 //!
 //! What is measured, from outside and without a debugger:
@@ -16,6 +16,7 @@
 
 mod contender;
 mod data;
+mod disk;
 mod measure;
 mod report;
 mod snapshot;
@@ -53,6 +54,9 @@ pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
     if args.flag("data") {
         return data::command(project, args, runs);
     }
+    if args.flag("disk") {
+        return disk::command(project, args, runs);
+    }
     let peers = args.options_named("--peer")?;
     let binary = args.option("--binary")?.map(PathBuf::from);
     match args.rest()?.as_slice() {
@@ -60,8 +64,9 @@ pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
         [name] if name == "snapshot" => snapshot::command(project, runs, binary),
         _ => Err(Error::Usage(format!(
             "cargo xtask bench startup [--runs N] [--binary PATH] [--peer NAME=PATH …]\n\
-             cargo xtask bench snapshot [--runs N] [--binary PATH]\n{}",
-            data::USAGE
+             cargo xtask bench snapshot [--runs N] [--binary PATH]\n{}\n{}",
+            data::USAGE,
+            disk::USAGE
         ))),
     }
 }
