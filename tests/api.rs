@@ -5,10 +5,11 @@
 
 #[path = "api/client.rs"]
 mod client;
+#[path = "api/many.rs"]
+mod many;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -19,15 +20,6 @@ use testkit::{Exit, Vm};
 use client::{Client, LIMIT};
 
 const SECONDS: u64 = 30;
-
-/// What users ask of a running machine.
-const USES: &[(&str, &str)] = &[
-    ("GET", "vm.info"),
-    ("PUT", "vm.pause"),
-    ("GET", "vm.counters"),
-    ("PUT", "vm.resume"),
-    ("GET", "vmm.ping"),
-];
 
 /// A monitor that serves the API, and files for its guest.
 struct Monitor {
@@ -367,103 +359,6 @@ fn a_guest_that_powers_off_leaves_its_machine_if_the_monitor_stays() {
     client.act("vm.boot", "");
     assert_eq!(monitor.vm.wait_exit(SECONDS).unwrap(), Exit::Code(0));
     assert!(!monitor.socket().exists());
-}
-
-#[test]
-fn many_users_at_a_time() {
-    let monitor = Monitor::start(&[]);
-    let mut client = monitor.client();
-    client.act("vm.create", &monitor.machine(busy(), 4));
-    client.act("vm.boot", "");
-    let socket = monitor.socket();
-    std::thread::scope(|scope| {
-        for user in 0..8 {
-            let socket = &socket;
-            scope.spawn(move || {
-                let mut client = Client::connect(socket);
-                for round in 0..60 {
-                    let answer = match (user + round) % 4 {
-                        0 => client.put("vm.pause", ""),
-                        1 => client.put("vm.resume", ""),
-                        2 => client.get("vm.info"),
-                        _ => client.get("vm.counters"),
-                    };
-                    // Refused or done, but answered.
-                    assert!([200, 204, 500].contains(&answer.status), "{answer:?}");
-                }
-            });
-        }
-    });
-    if client.state() == "Paused" {
-        client.act("vm.resume", "");
-    }
-    assert_eq!(client.state(), "Running");
-    monitor.wait_printed(monitor.printed().len());
-    monitor.end();
-}
-
-#[test]
-fn two_hundred_users_who_come_and_go() {
-    let monitor = Monitor::start(&[]);
-    let mut client = monitor.client();
-    client.act("vm.create", &monitor.machine(busy(), 2));
-    client.act("vm.boot", "");
-    let socket = monitor.socket();
-    let done = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for user in 0..200 {
-            let (socket, done) = (&socket, &done);
-            scope.spawn(move || {
-                let begin = Instant::now();
-                for (method, name) in USES.iter().cycle().skip(user % USES.len()).take(4) {
-                    // Whoever finds no room, or has to make room for another, comes again.
-                    while !Client::try_connect(socket)
-                        .and_then(|mut client| client.ask(method, name, ""))
-                        .is_ok_and(|answer| answer.status != 503)
-                    {
-                        assert!(begin.elapsed() < LIMIT, "{name} is not answered");
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-    });
-    assert_eq!(done.into_inner(), 800);
-    let mut client = monitor.client();
-    if client.state() == "Paused" {
-        client.act("vm.resume", "");
-    }
-    monitor.wait_printed(monitor.printed().len());
-    monitor.end();
-}
-
-#[test]
-fn whoever_asks_while_the_monitor_ends_does_not_wait_for_ever() {
-    let monitor = Monitor::start(&[]);
-    let mut client = monitor.client();
-    client.act("vm.create", &monitor.machine(busy(), 2));
-    client.act("vm.boot", "");
-    let socket = monitor.socket();
-    let started = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut client = Client::connect(&socket);
-                started.store(true, Ordering::Release);
-                let begin = Instant::now();
-                // Until the connection ends; an answer that never comes is a timeout.
-                while let Ok(answer) = client.ask("GET", "vm.info", "") {
-                    assert!([200, 404, 500].contains(&answer.status), "{answer:?}");
-                }
-                assert!(begin.elapsed() < LIMIT);
-            });
-        }
-        while !started.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
-        monitor.end();
-    });
 }
 
 #[test]

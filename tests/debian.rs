@@ -23,12 +23,15 @@ use std::time::Instant;
 
 use client::Client;
 use tempfile::TempDir;
-use testkit::{Builder, Vm, env};
+use testkit::{Builder, Exit, Vm, env};
 
 /// From the monitor's start until systemd has started what takes requests.
 const BOOT_SECONDS: u64 = 240;
 /// Longest that one script takes.
 const SCRIPT_SECONDS: u64 = 240;
+
+/// Longest that systemd takes to stop everything.
+const STOP_SECONDS: u64 = 150;
 
 /// One guest at a time has the disk.
 fn turn() -> MutexGuard<'static, ()> {
@@ -149,13 +152,15 @@ fn a_killed_monitor_loses_nothing_that_was_synced() {
 }
 
 #[test]
-fn systemd_reaches_a_login_on_the_console() {
+fn systemd_reaches_a_login_on_the_console_and_stops_when_the_power_button_is_pressed() {
     let _turn = turn();
     let folder = tempfile::tempdir_in(env::scratch().unwrap()).unwrap();
     let shown = folder.path().join("console");
+    let socket = folder.path().join("api");
     let mut vm = Vm::debian("")
         .unwrap()
         .console(format!("file={}", shown.display()))
+        .arg("--api-socket", format!("path={}", socket.display()))
         .spawn()
         .unwrap();
     vm.wait_ready(BOOT_SECONDS).unwrap();
@@ -168,5 +173,12 @@ fn systemd_reaches_a_login_on_the_console() {
         let why = vm.run_within(script, SCRIPT_SECONDS).unwrap();
         panic!("no login in {shown:?}: {}", why.stdout);
     }
-    vm.power_off().unwrap();
+    // logind hears the button when it has found the device; `systemctl is-system-running` has waited for it.
+    Client::connect(&socket).act("vm.power-button", "");
+    assert_eq!(vm.wait_exit(STOP_SECONDS).unwrap(), Exit::Code(0));
+    assert!(
+        vm.console().contains("reboot: Power down"),
+        "systemd stops it in order: {}",
+        vm.console()
+    );
 }

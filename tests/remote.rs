@@ -284,6 +284,12 @@ fn programs_get_errors_as_json() {
     let error: Value = serde_json::from_str(&said.err).unwrap();
     assert_eq!(error["status"], 404);
     assert_eq!(error["chain"][1], "Error from API");
+    let line = "API: GET /api/v1/vm.info: 404: Error from API: ";
+    assert!(
+        monitor.vm.stderr().contains(line),
+        "{}",
+        monitor.vm.stderr()
+    );
     monitor.end();
 }
 

@@ -258,6 +258,9 @@ pub trait AnyKind: Sync {
     fn read_flag(&self, text: &str) -> std::result::Result<Value, Problem>;
     /// The value of the command-line flag that means this configuration; for help.
     fn write_flag(&self, config: &Value) -> String;
+    /// The configuration with a value for each member that has one when nobody gives it. One that does not read, or
+    /// that is a switch, stays as it is.
+    fn complete(&self, config: &Value) -> Value;
     /// Whether a configuration has the form of [`Kind::Config`]. Looks at nothing but the configuration.
     ///
     /// # Errors
@@ -348,6 +351,14 @@ impl<K: Kind> AnyKind for K {
             .ok()
             .and_then(|config| keyvalue::to_string(&config).ok());
         text.unwrap_or_default()
+    }
+
+    fn complete(&self, config: &Value) -> Value {
+        let complete = read::<K>(config).map(serde_json::to_value);
+        match complete {
+            Ok(Ok(complete)) if config.is_object() => complete,
+            _ => config.clone(),
+        }
     }
 
     fn reads(&self, config: &Value) -> std::result::Result<(), Problem> {

@@ -17,6 +17,7 @@ use crate::feature;
 use crate::pair::Pair;
 use crate::shared::{ANNOUNCE, HostEnd, Shared};
 use crate::state::{NetState, VERSION};
+use crate::times::histograms;
 use crate::worker::Side;
 
 /// Device type (VIRTIO 1.3, chapter 5).
@@ -246,6 +247,10 @@ impl VirtioDevice for Network {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         self.shared.counters.list()
+    }
+
+    fn histograms(&self) -> Vec<device::Histogram> {
+        histograms(&self.shared.times)
     }
 
     fn decided(&self) -> Option<Value> {

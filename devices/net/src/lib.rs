@@ -34,6 +34,7 @@ mod shared;
 mod state;
 #[cfg(test)]
 mod tests;
+mod times;
 mod transmit;
 mod worker;
 

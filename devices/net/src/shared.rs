@@ -11,6 +11,7 @@ use reactor::Kick;
 use tap::Tap;
 use virtio::ConfigChange;
 
+use crate::times::Times;
 use crate::{MacAddress, feature};
 
 /// Status: the link is up; the driver is asked to announce itself (VIRTIO 1.3, 5.1.4).
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     active: AtomicU16,
     status: AtomicU16,
     pub(crate) counters: Counters,
+    /// One for each pair.
+    pub(crate) times: Vec<Times>,
     pub(crate) receive_limit: Option<Limiter>,
     pub(crate) transmit_limit: Option<Limiter>,
     /// One for each pair: there is something to look at for its worker.
@@ -78,6 +81,8 @@ impl Shared {
             .iter()
             .map(bell)
             .collect::<io::Result<_>>()?;
+        let times = host.tap.queues().iter().map(|_| Times::default());
+        let times: Vec<_> = times.collect();
         Ok(Self {
             host,
             ram,
@@ -86,6 +91,7 @@ impl Shared {
             active: AtomicU16::new(1),
             status: AtomicU16::new(LINK_UP),
             counters: Counters::default(),
+            times,
             receive_limit: limiter(),
             transmit_limit: limiter(),
             bells,

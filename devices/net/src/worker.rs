@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reactor::{Interest, Readiness, Sources, Timer, Token, Worker};
 use tap::{Batch, Queue};
@@ -51,6 +51,8 @@ pub(crate) struct PairWorker {
     receiving: bool,
     /// Frames that the tap did not take wait for it.
     blocked: bool,
+    /// Since when.
+    blocked_since: Option<Instant>,
     /// The interface was removed.
     gone: bool,
     /// What the tap is watched for.
@@ -76,6 +78,7 @@ impl PairWorker {
             transmit: None,
             receiving: false,
             blocked: false,
+            blocked_since: None,
             gone: false,
             watched: None,
             receive_timer: None,
@@ -137,7 +140,7 @@ impl PairWorker {
                     sources.remove(ring.kick())?;
                     match side {
                         Side::Receive => self.receiving = false,
-                        Side::Transmit => self.blocked = false,
+                        Side::Transmit => (self.blocked, self.blocked_since) = (false, None),
                     }
                     // Whoever asked waits for it.
                     let _ = answer.send(ring);
@@ -160,6 +163,7 @@ impl PairWorker {
             return self.watch_tap(sources);
         };
         let mut tally = Tally::default();
+        let begin = Instant::now();
         let limit = self.shared.receive_limit.as_ref();
         let mut turn = receive.turn(&self.queue, limit, &mut tally);
         if turn == receive::Turn::Detached {
@@ -174,6 +178,8 @@ impl PairWorker {
             });
         }
         self.shared.counters.receive.add(tally);
+        let times = &self.shared.times[self.index];
+        times.receive.count(tally.frames, begin);
         self.receiving = matches!(turn, receive::Turn::Empty | receive::Turn::More);
         match turn {
             receive::Turn::Short(wait) | receive::Turn::Limited(wait) => {
@@ -190,9 +196,12 @@ impl PairWorker {
             return Ok(());
         };
         let mut tally = Tally::default();
+        let begin = self.blocked_since.take().unwrap_or_else(Instant::now);
         let limit = self.shared.transmit_limit.as_ref();
         let turn = transmit.turn(&mut self.batch, &self.queue, limit, &mut tally);
         self.shared.counters.transmit.add(tally);
+        let times = &self.shared.times[self.index];
+        times.transmit.count(tally.frames, begin);
         match turn {
             transmit::Turn::Idle | transmit::Turn::Blocked => {}
             transmit::Turn::More => transmit.ring().kick().signal(),
@@ -201,6 +210,15 @@ impl PairWorker {
             }
         }
         self.blocked = turn == transmit::Turn::Blocked;
+        if self.blocked {
+            // Frames that the tap did not take at once wait since then.
+            let since = if tally.frames == 0 {
+                begin
+            } else {
+                Instant::now()
+            };
+            self.blocked_since = Some(since);
+        }
         self.watch_tap(sources)
     }
 

@@ -108,9 +108,21 @@ fn called(read: Result<Call, Bad>) -> Result<Ask, Response> {
     }
 }
 
+/// `respond`, and a line of the log for each request that did not succeed.
+fn logged(method: Method, path: String, respond: Respond) -> Respond {
+    Box::new(move |response| {
+        if response.is_failure() {
+            telemetry::warn!("API: {}", response.describe(method, &path));
+        }
+        respond(response);
+    })
+}
+
 impl Handler for Api {
     fn serve(&self, mut request: Request, respond: Respond) {
-        match self.read(&mut request) {
+        let asked = self.read(&mut request);
+        let respond = logged(request.method, request.path, respond);
+        match asked {
             Ok((call, status)) => {
                 let reply = Reply::new(move |answer: machine::Result<Answer>| {
                     respond(match answer {

@@ -15,6 +15,11 @@ const STATES: &[&str] = &["Absent", "Created", "Running", "Paused"];
 /// The version of the monitor, which is that of all crates.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What the histograms of a network say.
+const RECEIVE: &str = "How long frames took, from when the device turned to its tap until the driver was told, by queue.";
+const TRANSMIT: &str = "How long frames took, from when the device turned to the queue until the driver was told that \
+                        the tap has them, a full tap's time included, by queue.";
+
 pub(crate) fn text(measures: &Measures) -> String {
     let mut page = Page::default();
     page.head("build_info", "gauge", "The monitor; always 1.");
@@ -64,8 +69,15 @@ fn histograms(page: &mut Page, devices: &[(String, Vec<Histogram>)]) {
         }
     }
     for (name, histograms) in families {
+        let about = match name {
+            "receive_latency" => RECEIVE,
+            "transmit_latency" => TRANSMIT,
+            _ => {
+                "How long requests took, from when they were taken from the queue until they were done, by queue."
+            }
+        };
         let name = format!("device_{name}_seconds");
-        page.head(&name, "histogram", "How long requests took, by queue.");
+        page.head(&name, "histogram", about);
         for (device, histogram) in histograms {
             let queue = histogram.queue.to_string();
             let labels = [("device", device), ("queue", &queue)];
@@ -253,7 +265,7 @@ mod tests {
         assert_eq!(
             &text[at..],
             format!(
-                "# HELP {name} How long requests took, by queue.\n\
+                "# HELP {name} How long requests took, from when they were taken from the queue until they were done, by queue.\n\
                  # TYPE {name} histogram\n\
                  {name}_bucket{{{labels},le=\"0.000001\"}} 0\n\
                  {name}_bucket{{{labels},le=\"1.048576\"}} 2\n\

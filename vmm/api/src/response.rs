@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use telemetry::event::{self, Subscription};
 
-use crate::metrics;
+use crate::{Method, metrics};
 
 /// An answer.
 #[derive(Debug, PartialEq)]
@@ -80,6 +80,8 @@ pub struct Ping {
     pub features: Vec<String>,
 }
 
+/// Characters of a path or of a chain of errors in the log.
+const MOST_SHOWN: usize = 1000;
 /// First link of the chain of errors that the driver answers with.
 const FROM_DRIVER: &str = "Error from API";
 /// Why there are no events for a client.
@@ -96,6 +98,28 @@ impl Response {
             content: Content::Json,
             body: Body::Whole(body),
         }
+    }
+
+    pub(crate) fn is_failure(&self) -> bool {
+        self.status >= 400
+    }
+
+    /// What became of a request, for the log: one line of bounded length, whatever the client sent.
+    pub(crate) fn describe(&self, method: Method, path: &str) -> String {
+        let path: String = path.chars().take(MOST_SHOWN).collect();
+        let path = path.escape_debug();
+        let method = match method {
+            Method::Get => "GET",
+            Method::Put => "PUT",
+        };
+        let mut text = format!("{method} {path}: {}", self.status);
+        if let Body::Whole(body) = &self.body
+            && let Ok(chain) = serde_json::from_slice::<Vec<String>>(body)
+        {
+            let chain: String = chain.join(": ").chars().take(MOST_SHOWN).collect();
+            text.push_str(&format!(": {}", chain.escape_debug()));
+        }
+        text
     }
 
     pub(crate) fn empty(status: u16) -> Self {

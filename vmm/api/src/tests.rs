@@ -142,6 +142,22 @@ fn the_status_says_what_kind_of_failure_it_is() {
 }
 
 #[test]
+fn failures_are_a_bounded_line_of_the_log() {
+    let refused = Response::failed(&machine::life::Refusal::NotPaused.into());
+    assert!(refused.is_failure() && !Response::empty(204).is_failure());
+    assert_eq!(
+        refused.describe(Method::Put, "/api/v1/vm.resume"),
+        "PUT /api/v1/vm.resume: 500: Error from API: the VM is not paused"
+    );
+    let line = Response::bad_body(&"x\n".repeat(10_000)).describe(Method::Get, &"/\r".repeat(5000));
+    assert!(line.starts_with("GET /\\r/\\r"), "{line}");
+    assert!(
+        line.len() < 4000 && !line.contains(char::is_control),
+        "{line}"
+    );
+}
+
+#[test]
 fn numbers_of_descriptors_are_not_taken_for_the_monitors_own() {
     let net = json!({"net": [{"fds": [5], "num_queues": 2}]});
     let text = mistake(&net);

@@ -22,6 +22,7 @@ pub(crate) fn info(config: &VmConfig, machine: Option<&Machine>, state: &'static
             node.details = details;
         }
     }
+    fill(&mut config);
     let size = config.memory.size.0;
     Info {
         memory_actual_size: machine.map_or(size, |machine| size.saturating_sub(machine.withheld())),
@@ -47,6 +48,19 @@ fn split(config: &VmConfig, id: &str, members: Value) -> (Map<String, Value>, Ma
         properties.is_some_and(|all| all.get(name).is_some())
     };
     members.into_iter().partition(|(name, _)| known(name))
+}
+
+/// Gives members that the user left out the values that they have then. What has none stays away.
+fn fill(config: &mut VmConfig) {
+    let plan = catalog::plan(&config.devices).into_iter();
+    let all: Vec<_> = plan
+        .map(|planned| (planned.id, planned.kind.complete(planned.config)))
+        .collect();
+    for (id, complete) in all {
+        if let Some(device) = catalog::config_of(&mut config.devices, &id) {
+            *device = complete;
+        }
+    }
 }
 
 fn merge(device: &mut Value, members: Map<String, Value>) {
@@ -114,6 +128,36 @@ mod tests {
         assert_eq!(json["state"], "Created");
         assert!(json.get("device_tree").is_none());
         assert_eq!(json["config"]["rng"]["src"], "/dev/urandom");
+    }
+
+    #[test]
+    fn what_was_left_out_has_its_value_and_what_was_given_stays() {
+        let mut config = VmConfig {
+            devices: [
+                (
+                    "disks".to_owned(),
+                    json!([{"path": "/d", "readonly": true}]),
+                ),
+                ("pvpanic".to_owned(), json!(true)),
+            ]
+            .into_iter()
+            .collect(),
+            ..VmConfig::default()
+        };
+        crate::settle(&mut config);
+        let shown = info(&config, None, "Created").config;
+        let disk = &shown.devices["disks"][0];
+        let expected = json!({"path": "/d", "readonly": true, "direct": false, "num_queues": 1, "queue_size": 128});
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&disk[name], value, "{name}: {disk}");
+        }
+        for absent in ["iommu", "serial", "rate_limiter_config"] {
+            assert!(disk.get(absent).is_none(), "{absent}: {disk}");
+        }
+        assert_eq!(shown.devices["pvpanic"], json!(true));
+        // Whoever gets it can give it back.
+        crate::prepare::check_devices(&shown).unwrap();
+        assert_eq!(info(&shown, None, "Created").config.devices, shown.devices);
     }
 
     #[test]

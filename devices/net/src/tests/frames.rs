@@ -55,6 +55,7 @@ fn a_frame_of_the_guest_is_on_the_wire() {
     }
     eventually(|| queues[1].used_index() == 100);
     eventually(|| counter(&device, "tx_frames") == 100);
+    eventually(|| times(&device) == [("receive_latency", 0, 0), ("transmit_latency", 1, 100)]);
     assert_eq!(counter(&device, "tx_dropped"), 0);
 }
 

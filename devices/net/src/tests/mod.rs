@@ -79,6 +79,15 @@ fn counter(device: &OverPci<Network>, name: &str) -> u64 {
     found.unwrap().1
 }
 
+/// Name, queue and number of frames of each histogram.
+fn times(device: &OverPci<Network>) -> Vec<(&'static str, u16, u64)> {
+    let histograms = device.histograms();
+    let about = histograms
+        .iter()
+        .map(|one| (one.name, one.queue, one.count));
+    about.collect()
+}
+
 fn sends(wire: &Wire, frame: &[u8]) {
     eventually(|| wire.send(frame));
 }
