@@ -7,6 +7,8 @@ mod core_dump;
 mod fork;
 #[path = "remote/gdb.rs"]
 mod gdb;
+#[path = "remote/increments.rs"]
+mod increments;
 #[path = "remote/monitor.rs"]
 mod monitor;
 #[path = "remote/saved.rs"]

@@ -103,7 +103,12 @@ fn files() -> [Command; 4] {
             .arg(positional("id", "Id of the device")),
         Command::new("snapshot")
             .about("Save the paused VM to files")
-            .arg(positional("snapshot_config", "file://<folder that exists>")),
+            .arg(positional("snapshot_config", "file://<folder that exists>"))
+            .arg(
+                Arg::new("base").long("base").value_name("url").help(
+                    "Write only what was changed since the VM was restored from this snapshot, file://<folder>",
+                ),
+            ),
         Command::new("coredump")
             .about("Write the guest's memory to a file")
             .arg(positional("coredump_config", "file://<file>")),

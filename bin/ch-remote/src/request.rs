@@ -247,7 +247,7 @@ impl Request {
                 ..Self::put("vm.create", &Value::Null)
             },
             "remove-device" => Self::put("vm.remove-device", &json!({"id": text(arguments, "id")})),
-            "snapshot" => Self::put("vm.snapshot", &destination(arguments, "snapshot_config")),
+            "snapshot" => Self::put("vm.snapshot", &snapshot(arguments)),
             "coredump" => Self::put("vm.coredump", &destination(arguments, "coredump_config")),
             "resize" => Self::put(
                 "vm.resize",
@@ -325,6 +325,15 @@ fn text<'a>(arguments: &'a ArgMatches, name: &str) -> &'a str {
 
 fn size(arguments: &ArgMatches, name: &str) -> Option<u64> {
     arguments.get_one::<ByteSize>(name).map(|size| size.0)
+}
+
+/// Where a VM is saved, and above what.
+fn snapshot(arguments: &ArgMatches) -> Value {
+    let mut body = destination(arguments, "snapshot_config");
+    if let Some(base) = arguments.get_one::<String>("base") {
+        body["base_url"] = base.as_str().into();
+    }
+    body
 }
 
 fn destination(arguments: &ArgMatches, name: &str) -> Value {

@@ -93,6 +93,9 @@ fn the_rest() {
         assert_eq!(to, endpoint);
         assert_eq!(body, json!({"destination_url": "file:///vm/x"}));
     }
+    let (_, _, body) = sent(&["snapshot", "file:///vm/y", "--base", "file:///vm/x"]);
+    let expected = json!({"destination_url": "file:///vm/y", "base_url": "file:///vm/x"});
+    assert_eq!(body, expected);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vm.json");
     std::fs::write(&path, b"not even JSON").unwrap();

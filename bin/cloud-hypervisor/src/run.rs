@@ -207,7 +207,9 @@ fn confine(config: Option<&VmConfig>, invocation: &Invocation) -> Result<(), Err
         }
     }
     if let Some(wish) = &invocation.restore {
-        rules.allow(&wish.folder()?, Access::Read);
+        for folder in wish.folders()? {
+            rules.allow(&folder, Access::Read);
+        }
     }
     let saved = config.and_then(|config| config.landlock_rules.as_deref());
     let restored = saved.filter(|_| invocation.restore.is_some());

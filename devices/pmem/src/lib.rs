@@ -101,6 +101,8 @@ impl Kind for PersistentMemory {
             // A block device's size; that of an unnamed file.
             Allow::call(libc::SYS_lseek),
             Allow::call(libc::SYS_ftruncate),
+            // The kernel's page map, for a snapshot.
+            Allow::call(libc::SYS_pread64),
         ],
         vcpu: &[],
         worker: &[Allow::call(libc::SYS_fdatasync)],

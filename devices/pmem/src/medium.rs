@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use memory::{FileWrites, Mapping};
 
 use crate::{ALIGN, OPTION, PmemConfig};
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What is behind the memory. It outlives the guest's reset, as a memory module would. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -71,6 +71,11 @@ impl Medium {
         of(&self.config) == of(config)
     }
 
+    /// How messages name it.
+    pub(crate) fn named(&self) -> String {
+        format!("file={}", self.config.file.display())
+    }
+
     /// The memory.
     #[must_use]
     pub fn mapping(&self) -> &Arc<Mapping> {
@@ -81,6 +86,16 @@ impl Medium {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.mapping.size()
+    }
+
+    /// Whether the guest wrote something that is gone with the machine, so that a copy of it elsewhere would not have
+    /// it.
+    pub(crate) fn would_lose(&self) -> io::Result<bool> {
+        if self.config.discard_writes {
+            return self.mapping.is_written();
+        }
+        // An unnamed file is one big hole until it is written.
+        Ok(self.config.file.is_dir() && self.file.metadata()?.blocks() > 0)
     }
 
     /// Takes what was written until now to the disk.

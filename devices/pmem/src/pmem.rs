@@ -10,8 +10,9 @@ use sandbox::Filter;
 use virtio::{Class, Identity, Ring, VirtioDevice};
 
 use crate::flush::{Flush, Flusher};
+use crate::medium::Failure;
 use crate::state::{PmemState, VERSION};
-use crate::{Medium, PersistentMemory, Place};
+use crate::{Medium, OPTION, PersistentMemory, Place};
 
 /// Device type (VIRTIO 1.3, chapter 5).
 const PMEM: u16 = 27;
@@ -51,6 +52,31 @@ impl Pmem {
     pub(crate) fn with_sync(mut self, sync: Flush) -> Self {
         self.sync = Some(sync);
         self
+    }
+}
+
+impl Pmem {
+    /// What the guest wrote is there for who restores the machine.
+    fn check_kept(&self) -> Result<()> {
+        let lost = |source: Failure| Error::Backend {
+            what: format!("{OPTION} {}", self.medium.named()),
+            source,
+        };
+        match self.medium.would_lose() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(lost(
+                "the guest has written to it, and what it wrote is gone with this machine: only what is in a file \
+                 with discard_writes=off can be saved"
+                    .into(),
+            )),
+            Err(error) => Err(lost(
+                format!(
+                    "whether the guest has written to memory with discard_writes=on cannot be told: {error} (with \
+                     Landlock it cannot); with discard_writes=off it is in its file"
+                )
+                .into(),
+            )),
+        }
     }
 }
 
@@ -101,6 +127,7 @@ impl VirtioDevice for Pmem {
     }
 
     fn save(&self) -> Result<Saved> {
+        self.check_kept()?;
         let state = PmemState {
             start: self.place.start(),
             size: self.place.size(),

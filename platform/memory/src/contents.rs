@@ -125,6 +125,19 @@ pub(crate) fn check_size(file: &File, wanted: u64) -> Result<(), Error> {
     })
 }
 
+/// Writes all of a part of a mapping to this place of a file.
+pub(crate) fn write_whole(
+    mapping: &Mapping,
+    part: Range<u64>,
+    file: &File,
+    at: u64,
+) -> io::Result<()> {
+    let beyond = || io::Error::from_raw_os_error(libc::EOVERFLOW);
+    let length = usize::try_from(part.end - part.start).map_err(|_| beyond())?;
+    let whole = mapping.slice(part.start, length).ok_or_else(beyond)?;
+    write_at(file, at, &whole)
+}
+
 /// Writes the pages of a part of a mapping that are not empty; how many bytes that were. `base` is where the mapping
 /// begins in the file.
 fn write_part(mapping: &Mapping, part: Range<u64>, file: &File, base: u64) -> io::Result<u64> {

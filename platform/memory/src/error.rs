@@ -213,6 +213,33 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Memory that lies over no file has no changes to it.
+    #[error(
+        "guest RAM does not lie over a file of its contents, so that nothing says what was changed"
+    )]
+    NoBase,
+    /// Which pages were changed is not known.
+    #[error(
+        "cannot tell which pages of guest RAM were changed: /proc/self/pagemap cannot be read (with Landlock it cannot)"
+    )]
+    Changes {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A part of a layer is not whole pages of RAM, or not behind the one before.
+    #[error("a layer of guest RAM has bytes {start:#x} to {end:#x}, which are no pages of it")]
+    LayerPart {
+        /// First byte.
+        start: u64,
+        /// One behind the last byte.
+        end: u64,
+    },
+    /// Layers have too many pieces.
+    #[error("guest RAM would consist of more than {most} pieces of files")]
+    Pieces {
+        /// The most that there can be.
+        most: usize,
+    },
     /// Memory that is not shared, or has huge pages, cannot be frozen.
     #[error(
         "only memory with shared=on, and without hugepages=on, can be frozen for others to go on from"

@@ -51,7 +51,9 @@
 //!
 //! [`GuestRam::write_contents`] writes all of RAM to a file, one region after the other, and leaves holes where pages
 //! are empty. Such a file becomes RAM again by [`GuestRam::over_file`], where the kernel reads pages when they are
-//! touched and shares them among all who map the file, or is copied by [`GuestRam::read_contents`].
+//! touched and shares them among all who map the file, or is copied by [`GuestRam::read_contents`]. What was changed
+//! since can be written alone ([`GuestRam::changed`], [`GuestRam::write_layer`]), and lie above the file later
+//! ([`GuestRam::over_layers`]).
 //!
 //! # Giving memory back
 //!
@@ -69,6 +71,7 @@
 mod contents;
 mod error;
 mod fork;
+mod layers;
 mod mapping;
 mod options;
 mod pool;
@@ -83,6 +86,7 @@ mod window;
 
 pub use contents::{RangeInFile, Written};
 pub use error::Error;
+pub use layers::Layer;
 pub use mapping::{FileWrites, Mapping};
 pub use options::{HugePages, RamOptions, RegionSpec};
 pub use prefault::Prefault;

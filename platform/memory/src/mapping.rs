@@ -15,6 +15,7 @@ use crate::{Error, RamOptions};
 mod discard;
 mod file;
 mod freeze;
+mod layers;
 mod touched;
 
 pub use file::FileWrites;
@@ -38,6 +39,7 @@ pub struct Mapping {
     base: Option<FileOffset>,
     /// `file` is no longer shared but what `base` otherwise is.
     frozen: AtomicBool,
+    above: layers::Above,
     huge_pages: bool,
     transparent_huge_pages: bool,
     populate: bool,
@@ -78,6 +80,7 @@ impl Mapping {
             file: wanted.file,
             base: wanted.base,
             frozen: AtomicBool::new(false),
+            above: layers::Above::default(),
             huge_pages: wanted.options.hugepages.is_some(),
             transparent_huge_pages: false,
             populate: wanted.options.populate(),
@@ -172,7 +175,7 @@ impl Mapping {
     }
 
     /// Guest memory is of no use in a dump of the monitor, is large, and is the guest's secret.
-    fn keep_out_of_dumps(&self) -> Result<(), Error> {
+    pub(crate) fn keep_out_of_dumps(&self) -> Result<(), Error> {
         let all = self.span.madvise(0, self.span.size, libc::MADV_DONTDUMP);
         all.map_err(|source| Error::Advise {
             advice: "MADV_DONTDUMP",

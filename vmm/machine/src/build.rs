@@ -60,6 +60,8 @@ pub struct Machine {
     pub(crate) ram: GuestRam,
     /// If it was restored or forked: where its memory comes from.
     pub(crate) restored: Option<MemorySource>,
+    /// The snapshot that its memory is private pages over.
+    pub(crate) origin: Option<snapshot::Part>,
     /// It has run since it was made, or since its memory was frozen.
     pub(crate) memory_used: bool,
 }
@@ -136,6 +138,8 @@ pub(crate) struct Restored {
     pub(crate) clock: ClockState,
     /// Where its memory comes from.
     pub(crate) mode: MemorySource,
+    /// The snapshot that its memory lies over.
+    pub(crate) origin: Option<snapshot::Part>,
 }
 
 impl<'a> Chassis<'a> {
@@ -218,6 +222,7 @@ impl<'a> Chassis<'a> {
             board: self.board,
             pci: self.pci,
             restored: restored.as_ref().map(|restored| restored.mode),
+            origin: restored.as_ref().and_then(|restored| restored.origin),
             memory_used: restored.is_none(),
             clock: restored.map(|restored| restored.clock),
             ram: self.ram,

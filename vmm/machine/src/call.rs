@@ -110,6 +110,11 @@ pub struct Snapshot {
     /// A folder that exists: `file:///<folder>`. Nothing in it is replaced.
     #[schemars(extend("format" = "url"))]
     pub destination_url: String,
+    /// The snapshot that the VM was restored from with its memory mapped: only pages that were changed since are
+    /// written, and the base stays necessary (ours; the reference has none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "url"))]
+    pub base_url: Option<String>,
 }
 
 /// Where a core dump is written.

@@ -18,8 +18,8 @@ use crate::features::Features;
 use crate::life::{self, Act, State};
 use crate::restore::SavedMachine;
 use crate::{
-    Answer, Call, Error, Fork, Measures, Reply, Restore, Result, change, core_dump, descriptors,
-    fork, prepare, syscalls,
+    Answer, Call, Error, Fork, Measures, Reply, Restore, Result, Snapshot, change, core_dump,
+    descriptors, fork, prepare, syscalls,
 };
 
 /// The thread's belongings.
@@ -162,7 +162,7 @@ impl Owner {
             }
             Call::Pause => self.pause()?,
             Call::Resume => self.resume()?,
-            Call::Snapshot(wish) => self.snapshot(&wish.destination_url)?,
+            Call::Snapshot(wish) => self.snapshot(&wish)?,
             Call::CoreDump(wish) => self.core_dump(&wish.destination_url)?,
             Call::Restore(wish) => self.restore(&wish)?,
             Call::ReceiveFork(received) => {
@@ -353,14 +353,15 @@ impl Owner {
         }
     }
 
-    fn snapshot(&mut self, url: &str) -> Result<()> {
+    fn snapshot(&mut self, wish: &Snapshot) -> Result<()> {
         life::after(self.state, Act::Snapshot)?;
         event!("vm", "snapshotting");
-        let folder = snapshot::folder(url)?;
+        let folder = snapshot::folder(&wish.destination_url)?;
+        let base = wish.base_url.as_deref().map(snapshot::folder).transpose()?;
         let (number, features) = (self.number, self.features.get()?);
         let (config, machine) = self.configured()?;
         let machine = machine.ok_or(Error::Ending)?;
-        machine.save_to(&folder, config, number, &features)?;
+        machine.save_to(&folder, base.as_deref(), config, number, &features)?;
         event!("vm", "snapshotted");
         Ok(())
     }

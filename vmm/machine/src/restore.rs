@@ -11,7 +11,7 @@ use arch::CpuidEntry;
 use config::{Problem, VmConfig};
 use device::{Board, Host};
 use hypervisor::{ClockState, Vcpu, VcpuState};
-use memory::GuestRam;
+use memory::{GuestRam, Layer};
 use pci::{Pci, PciAddress};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,17 @@ impl Restore {
     /// If the URL names none.
     pub fn folder(&self) -> Result<PathBuf> {
         Ok(snapshot::folder(&self.source_url)?)
+    }
+
+    /// The folder of the snapshot, and those of the ones that it is an increment to.
+    ///
+    /// # Errors
+    /// If the snapshot cannot be read.
+    pub fn folders(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.folder()?;
+        let mut folders = Source::open(&folder)?.below().to_vec();
+        folders.push(folder);
+        Ok(folders)
     }
 
     /// The configuration of the saved machine, for those who prepare the process for it.
@@ -206,8 +217,13 @@ impl SavedMachine {
         options.prefault |= self.prefault;
         let file = self.source.memory();
         let regions = build::ram_regions(&self.config);
+        let layers = self.source.changes().iter().map(|changes| Layer {
+            file: Arc::clone(&changes.memory),
+            parts: changes.parts.clone(),
+        });
+        let layers: Vec<Layer> = layers.collect();
         let ram = match self.mode {
-            MemorySource::Mapped => GuestRam::over_file(&regions, &options, file)?,
+            MemorySource::Mapped => GuestRam::over_layers(&regions, &options, file, &layers)?,
             MemorySource::Forked => {
                 // What the configuration says of shared=on, prefault=on and reserve=on is about the next boot: here
                 // pages are those of the parent until they are written.
@@ -224,7 +240,7 @@ impl SavedMachine {
             return Err(Error::Unrestorable(text.into()));
         }
         if self.mode == MemorySource::Copy {
-            ram.read_contents(file)?;
+            ram.read_layers(file, &layers)?;
         }
         ram.prefault()?.join()?;
         Ok(ram)
@@ -255,7 +271,15 @@ impl Machine {
             restore_vcpu(&mut **vcpu, saved, &state.clock, &clock)?;
         }
         let mode = saved.mode;
-        chassis.finish(devices, Some(Restored { clock, mode }))
+        let origin = (mode == MemorySource::Mapped).then(|| saved.source.mark());
+        chassis.finish(
+            devices,
+            Some(Restored {
+                clock,
+                mode,
+                origin,
+            }),
+        )
     }
 }
 

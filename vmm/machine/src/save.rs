@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use arch::CpuidEntry;
-use config::VmConfig;
+use config::{Problem, VmConfig};
 use hypervisor::ClockState;
 use memory::RangeInFile;
-use snapshot::Destination;
+use snapshot::{Destination, Increment, MOST_LAYERS, Source};
 
 use crate::build::Machine;
 use crate::inspect;
@@ -21,19 +21,56 @@ impl Machine {
     pub(crate) fn save_to(
         &self,
         folder: &Path,
+        base: Option<&Path>,
         config: &VmConfig,
         number: u64,
         features: &[CpuidEntry],
     ) -> Result<()> {
+        let increment = base.map(|base| self.increment(base)).transpose()?;
         let destination = Destination::create(folder)?;
         let state = self.save(number, features)?;
-        let written = self.ram.write_contents(destination.memory())?;
+        let written = match &increment {
+            Some(increment) => {
+                let changed = &increment.changed;
+                self.ram.write_layer(destination.memory(), changed)?
+            }
+            None => self.ram.write_contents(destination.memory())?,
+        };
         // As vm.info shows it: with the addresses and names that were decided.
         let config = inspect::info(config, Some(self), "Paused").config;
-        destination.commit(&config, &state)?;
+        destination.commit_above(&config, &state, increment.as_ref())?;
         let (data, size) = (written.data >> 10, written.size >> 10);
         telemetry::info!("{data} KiB of {size} KiB of memory were written to the snapshot");
         Ok(())
+    }
+
+    /// What was changed since the machine was restored from a snapshot.
+    fn increment(&self, base: &Path) -> Result<Increment> {
+        let problem = |text: String| Error::from(Problem::new("base_url", text));
+        let Some(origin) = self.origin else {
+            return Err(problem(
+                "an increment has what was changed since a VM was restored, and the memory of this one lies over no \
+                 snapshot: restore it with memory_restore_mode=mapped, or save it without base_url"
+                    .into(),
+            ));
+        };
+        let source = Source::open(base)?;
+        if source.mark() != origin {
+            return Err(problem(format!(
+                "{} is not the snapshot that this VM was restored from: give that one, or save the VM without base_url",
+                base.display()
+            )));
+        }
+        if source.below().len() >= MOST_LAYERS {
+            return Err(problem(format!(
+                "{MOST_LAYERS} snapshots below it are the most: save the VM without base_url"
+            )));
+        }
+        Ok(Increment {
+            base: base.to_owned(),
+            state: origin,
+            changed: self.ram.changed()?,
+        })
     }
 
     /// Its state. Only while it is paused.

@@ -1,5 +1,7 @@
 //! What `state.json` says about all parts.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -21,15 +23,29 @@ pub(crate) struct Envelope<'a> {
     pub(crate) config: Part,
     /// Length of the memory in bytes.
     pub(crate) memory_bytes: u64,
+    /// Of an increment: the snapshot that it is to. From version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) base: Option<Base>,
     /// Of the text of `state`.
     pub(crate) state_crc32: u32,
     #[serde(borrow)]
     pub(crate) state: &'a RawValue,
 }
 
-/// Another file.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Part {
+/// The snapshot that an increment is to, and what the increment has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Base {
+    /// Its folder; from the increment's folder, if it is no absolute path.
+    pub(crate) folder: PathBuf,
+    /// Its `state.json`, which has the checksums of the other parts.
+    pub(crate) state: Part,
+    /// Parts of memory that are not the base's: first byte, and the one behind the last.
+    pub(crate) changed: Vec<(u64, u64)>,
+}
+
+/// Length and checksum of another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
     pub(crate) bytes: u64,
     pub(crate) crc32: u32,
 }

@@ -44,6 +44,16 @@ pub enum Error {
         /// Its version.
         found: u32,
     },
+    /// The base of an increment is not what it was.
+    #[error(
+        "{} is not the snapshot that {} is an increment to: it was changed or replaced", .base.display(), .path.display()
+    )]
+    OtherBase {
+        /// Folder of the base.
+        base: PathBuf,
+        /// The increment's state.
+        path: PathBuf,
+    },
     /// A monitor that is to take a machine over cannot be reached.
     #[error("cannot reach the monitor at {}", .path.display())]
     Receiver {

@@ -11,6 +11,9 @@
 //! kinds of files, their lengths, the version and the checksums are looked at before anything is used. The checksums
 //! find damage, not forgery: the state is checked again by those who know what it means. The memory has no checksum,
 //! because it is not read as a whole when it is mapped.
+//!
+//! An increment has only those pages of memory that are not as in another snapshot, its base, and says in `state.json`
+//! which they are, where the base is, and what is the checksum of its `state.json`. The base may be an increment, too.
 #![forbid(unsafe_code)]
 
 mod envelope;
@@ -23,9 +26,10 @@ mod write;
 
 use std::path::PathBuf;
 
+pub use envelope::Part;
 pub use error::{Error, Result};
-pub use read::{Parts, Source};
-pub use write::{Destination, Texts};
+pub use read::{Changes, Parts, Source};
+pub use write::{Destination, Increment, Texts};
 
 /// Name of the configuration.
 pub const CONFIG: &str = "config.json";
@@ -35,7 +39,13 @@ pub const STATE: &str = "state.json";
 pub const MEMORY: &str = "memory-ranges";
 
 /// Version of the state's form. Older ones are read for as long as the code says so; newer ones are refused.
-pub const VERSION: u32 = 1;
+///
+/// 2 is that of increments, which older monitors would take for whole snapshots; whole ones are still of version 1.
+pub const VERSION: u32 = 2;
+/// The version of whole snapshots.
+pub(crate) const WHOLE: u32 = 1;
+/// Most snapshots that lie above each other.
+pub const MOST_LAYERS: usize = 64;
 
 /// The folder that a URL `file://<folder>` names.
 ///

@@ -2,14 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::envelope::{Envelope, FORMAT, Head, Part};
-use crate::{CONFIG, Error, MEMORY, Result, STATE, VERSION};
+use crate::envelope::{Base, Envelope, FORMAT, Head, Part};
+use crate::{CONFIG, Error, MEMORY, MOST_LAYERS, Result, STATE, VERSION, WHOLE};
 
 /// Largest configuration: that of a machine with some thousand devices.
 const MOST_CONFIG: u64 = 1 << 20;
@@ -24,6 +25,22 @@ pub struct Source {
     state: Vec<u8>,
     memory: Arc<File>,
     memory_bytes: u64,
+    /// What `state.json` is.
+    mark: Part,
+    base: Option<Base>,
+    /// Of an increment: those below it but the lowest, whose memory is `memory`, and its own.
+    changes: Vec<Changes>,
+    /// The folders of those below it.
+    below: Vec<PathBuf>,
+}
+
+/// Memory that an increment has.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// Its memory file, as long as that of the base.
+    pub memory: Arc<File>,
+    /// What in it counts. Not checked.
+    pub parts: Vec<Range<u64>>,
 }
 
 impl Source {
@@ -34,7 +51,44 @@ impl Source {
     /// snapshot has.
     pub fn open(folder: &Path) -> Result<Self> {
         let open = |name| open(&folder.join(name));
-        Self::of(folder, &open(STATE)?, &open(CONFIG)?, || open(MEMORY))
+        let source = Self::of(folder, &open(STATE)?, &open(CONFIG)?, || open(MEMORY))?;
+        source.with_bases()
+    }
+
+    /// Opens what an increment lies above.
+    fn with_bases(mut self) -> Result<Self> {
+        let mut next = self.base.clone();
+        let mut folder = self.folder.clone();
+        while let Some(base) = next {
+            let path = folder.join(STATE);
+            if self.changes.len() == MOST_LAYERS {
+                let why = format!("more than {MOST_LAYERS} snapshots lie above each other");
+                return Err(Error::Bad { path, why });
+            }
+            folder = folder.join(&base.folder);
+            let open = |name| open(&folder.join(name));
+            let below = Self::of(&folder, &open(STATE)?, &open(CONFIG)?, || open(MEMORY))?;
+            if below.mark != base.state {
+                return Err(Error::OtherBase { base: folder, path });
+            }
+            let parts = base.changed.iter().map(|(start, end)| *start..*end);
+            let memory = std::mem::replace(&mut self.memory, below.memory);
+            self.changes.push(Changes {
+                memory,
+                parts: parts.collect(),
+            });
+            if below.memory_bytes != self.memory_bytes {
+                let why = format!(
+                    "its memory has not the size of that in {}",
+                    folder.display()
+                );
+                return Err(Error::Bad { path, why });
+            }
+            self.below.push(folder.clone());
+            next = below.base;
+        }
+        self.changes.reverse();
+        Ok(self)
     }
 
     /// The same of files that another process sent. Their names in errors are those below `from`.
@@ -51,7 +105,15 @@ impl Source {
         }
         let memory = files.memory.try_clone();
         let memory = memory.map_err(failed("open", &from.join(MEMORY)));
-        Self::of(from, &files.state, &files.config, || memory)
+        let source = Self::of(from, &files.state, &files.config, || memory)?;
+        if source.base.is_some() {
+            let why = "it is an increment, which is no VM that goes on".into();
+            return Err(Error::Bad {
+                path: from.join(STATE),
+                why,
+            });
+        }
+        Ok(source)
     }
 
     fn of(
@@ -71,7 +133,7 @@ impl Source {
         if head.format != FORMAT {
             return Err(bad(STATE, format!("its format is {:?}", head.format)));
         }
-        if head.version != VERSION {
+        if !(WHOLE..=VERSION).contains(&head.version) {
             return Err(Error::Version {
                 path: folder.join(STATE),
                 found: head.version,
@@ -87,6 +149,11 @@ impl Source {
             return Err(bad(CONFIG, why.into()));
         }
         let memory_bytes = envelope.memory_bytes;
+        let (mark, base) = (Part::of(&state), envelope.base.clone());
+        if base.is_some() != (head.version > WHOLE) {
+            let why = format!("an increment has a base, and version {VERSION}");
+            return Err(bad(STATE, why));
+        }
         let text = text.to_vec();
         let memory = memory()?;
         let length = memory
@@ -103,6 +170,10 @@ impl Source {
             state: text,
             memory: Arc::new(memory),
             memory_bytes,
+            mark,
+            base,
+            changes: Vec::new(),
+            below: Vec::new(),
         })
     }
 
@@ -122,7 +193,25 @@ impl Source {
         self.parse(STATE, &self.state)
     }
 
-    /// RAM's contents, open for reading.
+    /// What its `state.json` is: increments to it have this.
+    #[must_use]
+    pub fn mark(&self) -> Part {
+        self.mark
+    }
+
+    /// What lies above [`Source::memory`], the lowest first.
+    #[must_use]
+    pub fn changes(&self) -> &[Changes] {
+        &self.changes
+    }
+
+    /// The folders of the snapshots that an increment lies above.
+    #[must_use]
+    pub fn below(&self) -> &[PathBuf] {
+        &self.below
+    }
+
+    /// RAM's contents, open for reading; of an increment those of the lowest one below it.
     #[must_use]
     pub fn memory(&self) -> &Arc<File> {
         &self.memory

@@ -123,6 +123,95 @@ fn every_truncation_of_the_state_is_refused() {
     }
 }
 
+/// An increment in `folder` to what is in `base`.
+fn write_above(folder: &std::path::Path, base: &std::path::Path) {
+    fs::create_dir_all(folder).unwrap();
+    let source = Source::open(base).unwrap();
+    let destination = Destination::create(folder).unwrap();
+    destination.memory().set_len(SIZE).unwrap();
+    let part = source.below().len() as u64 * 4096;
+    let increment = Increment {
+        base: base.to_owned(),
+        state: source.mark(),
+        changed: std::iter::once(part..part + 4096).collect(),
+    };
+    let state = json!({"clock": part});
+    destination
+        .commit_above(&json!({}), &state, Some(&increment))
+        .unwrap();
+}
+
+#[test]
+fn increments_lie_above_each_other_and_their_folders_move_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: usize| folder.path().join("chain").join(number.to_string());
+    fs::create_dir_all(path(0)).unwrap();
+    write(&path(0));
+    for number in 1..=MOST_LAYERS {
+        write_above(&path(number), &path(number - 1));
+    }
+    let moved = folder.path().join("moved");
+    fs::rename(folder.path().join("chain"), &moved).unwrap();
+    let path = |number: usize| moved.join(number.to_string());
+    let source = Source::open(&path(3)).unwrap();
+    assert_eq!(source.state::<Value>().unwrap(), json!({"clock": 8192}));
+    let starts = source.changes().iter().map(|one| one.parts[0].start);
+    assert_eq!(starts.collect::<Vec<_>>(), [0, 4096, 8192]);
+    let below = source
+        .below()
+        .iter()
+        .map(|folder| folder.canonicalize().unwrap());
+    let real = |number| path(number).canonicalize().unwrap();
+    assert_eq!(below.collect::<Vec<_>>(), [real(2), real(1), real(0)]);
+    let mut byte = [0];
+    source.memory().read_exact_at(&mut byte, 4096).unwrap();
+    assert_eq!(byte, [7], "the lowest one's");
+    assert_eq!(
+        Source::open(&path(MOST_LAYERS)).unwrap().below().len(),
+        MOST_LAYERS
+    );
+    let above = path(MOST_LAYERS + 1);
+    write_above(&above, &path(MOST_LAYERS));
+    let error = Source::open(&above).unwrap_err().to_string();
+    assert!(error.contains("lie above each other"), "{error}");
+}
+
+#[test]
+fn bases_that_are_missing_or_others_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, top) = (folder.path().join("base"), folder.path().join("top"));
+    fs::create_dir(&base).unwrap();
+    write(&base);
+    write_above(&top, &base);
+    let refused = || Source::open(&top).unwrap_err().to_string();
+    // A damaged base, one that is whole and another, and none.
+    let state = fs::read_to_string(base.join(STATE)).unwrap();
+    fs::write(
+        base.join(STATE),
+        state.replace("\"clock\":3", "\"clock\":4"),
+    )
+    .unwrap();
+    assert!(refused().contains("checksum"), "{}", refused());
+    fs::remove_dir_all(&base).unwrap();
+    assert!(refused().contains("cannot open"), "{}", refused());
+    fs::create_dir(&base).unwrap();
+    let destination = Destination::create(&base).unwrap();
+    destination.memory().set_len(SIZE).unwrap();
+    destination.commit(&json!({}), &json!({})).unwrap();
+    assert!(refused().contains("changed or replaced"), "{}", refused());
+    // One that says to be its own base, which no checksum can be right for.
+    let text = fs::read_to_string(top.join(STATE)).unwrap();
+    fs::write(top.join(STATE), text.replace("../base", "../top")).unwrap();
+    assert!(refused().contains("changed or replaced"), "{}", refused());
+    // Older monitors know no increments: those have a version of their own.
+    fs::write(
+        top.join(STATE),
+        text.replace("\"version\":2", "\"version\":1"),
+    )
+    .unwrap();
+    assert!(refused().contains("version 2"), "{}", refused());
+}
+
 #[test]
 fn urls_name_folders() {
     assert_eq!(folder("file:///a/b").unwrap(), PathBuf::from("/a/b"));

@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
-use crate::envelope::{Envelope, FORMAT, Part};
-use crate::{CONFIG, Error, MEMORY, Result, STATE, VERSION};
+use crate::envelope::{Base, Envelope, FORMAT, Part};
+use crate::{CONFIG, Error, MEMORY, Result, STATE, VERSION, WHOLE};
 
 /// What names have while they are written.
 const PARTIAL: &str = ".partial";
@@ -22,6 +23,34 @@ pub struct Texts {
     pub state: Vec<u8>,
 }
 
+/// What an increment has, and above what.
+#[derive(Clone, Debug)]
+pub struct Increment {
+    /// Folder of the base.
+    pub base: PathBuf,
+    /// The base's `state.json`.
+    pub state: Part,
+    /// Parts of memory that it has.
+    pub changed: Vec<Range<u64>>,
+}
+
+impl Increment {
+    /// Folders beside each other may be moved together.
+    fn seen_from(&self, folder: &Path) -> Base {
+        let beside = self.base.parent() == folder.parent();
+        let beside = self.base.file_name().filter(|_| beside);
+        Base {
+            folder: beside.map_or_else(|| self.base.clone(), |name| Path::new("..").join(name)),
+            state: self.state,
+            changed: self
+                .changed
+                .iter()
+                .map(|part| (part.start, part.end))
+                .collect(),
+        }
+    }
+}
+
 impl Texts {
     /// Writes both. `memory_bytes` is the length of RAM's contents.
     ///
@@ -32,13 +61,23 @@ impl Texts {
         state: &impl Serialize,
         memory_bytes: u64,
     ) -> serde_json::Result<Self> {
+        Self::above(config, state, memory_bytes, None)
+    }
+
+    fn above(
+        config: &impl Serialize,
+        state: &impl Serialize,
+        memory_bytes: u64,
+        base: Option<Base>,
+    ) -> serde_json::Result<Self> {
         let config = serde_json::to_vec_pretty(config)?;
         let state = serde_json::value::to_raw_value(state)?;
         let envelope = Envelope {
             format: FORMAT.to_owned(),
-            version: VERSION,
+            version: if base.is_some() { VERSION } else { WHOLE },
             config: Part::of(&config),
             memory_bytes,
+            base,
             state_crc32: crc32fast::hash(state.get().as_bytes()),
             state: &state,
         };
@@ -89,10 +128,24 @@ impl Destination {
     /// # Errors
     /// [`Error::File`] if something cannot be written, [`Error::Exists`] if a name was taken meanwhile; nothing stays
     /// behind.
-    pub fn commit(mut self, config: &impl Serialize, state: &impl Serialize) -> Result<()> {
+    pub fn commit(self, config: &impl Serialize, state: &impl Serialize) -> Result<()> {
+        self.commit_above(config, state, None)
+    }
+
+    /// The same of an increment, whose memory file has only what was changed.
+    ///
+    /// # Errors
+    /// As [`Destination::commit`].
+    pub fn commit_above(
+        mut self,
+        config: &impl Serialize,
+        state: &impl Serialize,
+        increment: Option<&Increment>,
+    ) -> Result<()> {
         let about = self.memory.metadata();
         let memory_bytes = about.map_err(|source| self.failed("write", MEMORY, source))?;
-        let texts = Texts::of(config, state, memory_bytes.len());
+        let base = increment.map(|increment| increment.seen_from(&self.folder));
+        let texts = Texts::above(config, state, memory_bytes.len(), base);
         let Texts { config, state } =
             texts.map_err(|error| self.failed("write", STATE, error.into()))?;
         let synced = self.memory.sync_all();

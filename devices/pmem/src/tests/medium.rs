@@ -166,3 +166,35 @@ fn it_is_kept_for_the_same_configuration_only() {
     config.discard_writes = true;
     assert!(!kept.is_of(&config));
 }
+
+#[test]
+fn what_is_gone_with_the_machine_is_not_saved_as_if_it_were_kept() {
+    let file = file();
+    let folder = tempfile::tempdir().unwrap();
+    let discarded = PmemConfig {
+        discard_writes: true,
+        ..config(file.path())
+    };
+    let unnamed = PmemConfig {
+        size: Some(ByteSize(4 * MIB)),
+        ..config(folder.path())
+    };
+    for (config, kept) in [
+        (config(file.path()), true),
+        (discarded, false),
+        (unnamed, false),
+    ] {
+        let (bench, mapped) = (Bench::new(), Mapped::default());
+        let medium = Medium::open(&config).unwrap();
+        let pmem = new_pmem(&bench, &mapped, medium.clone());
+        assert!(pmem.save().is_ok(), "nothing was written: {config:?}");
+        guest_writes(&medium, b"x");
+        match pmem.save() {
+            Ok(_) => assert!(kept, "{config:?}"),
+            Err(error) => {
+                let text = telemetry::chain(&error).join(": ");
+                assert!(!kept && text.contains("discard_writes=off"), "{text}");
+            }
+        }
+    }
+}

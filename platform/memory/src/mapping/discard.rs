@@ -49,6 +49,7 @@ impl Mapping {
             source,
         };
         if self.base_offset().is_some() {
+            self.note_empty(first, last - first);
             self.span.empty(start, length).map_err(failed)?;
             return self.keep_out_of_dumps();
         }

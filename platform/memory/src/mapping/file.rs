@@ -61,6 +61,7 @@ impl Mapping {
             file: shared.then(|| FileOffset::from_arc(Arc::clone(file), 0)),
             base: None,
             frozen: AtomicBool::new(false),
+            above: super::layers::Above::default(),
             huge_pages: false,
             transparent_huge_pages: false,
             populate: false,

@@ -8,9 +8,11 @@ use std::os::unix::fs::FileExt;
 
 use super::Mapping;
 
-/// Bits of an entry of `/proc/self/pagemap` (Documentation/admin-guide/mm/pagemap.rst): in memory, and swapped out.
+/// Bits of an entry of `/proc/self/pagemap` (Documentation/admin-guide/mm/pagemap.rst): in memory, swapped out.
 const IN_MEMORY: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
+/// It is a page of a file.
+const OF_FILE: u64 = 1 << 61;
 /// Bytes of an entry.
 const ENTRY: usize = 8;
 /// Entries that are read at a time.
@@ -30,17 +32,26 @@ impl Mapping {
                 let Ok(map) = File::open("/proc/self/pagemap") else {
                     return Ok(whole());
                 };
-                let mut parts = self.own_pages(&map)?;
+                let mut parts = self.pages(&map, |bits| bits & (IN_MEMORY | SWAPPED) != 0)?;
                 if let Some(base) = base {
                     parts.extend(data(base.file(), base.start(), self.size())?);
+                    parts.extend(self.covered());
                 }
                 Ok(merge(parts))
             }
         }
     }
 
-    /// Pages of private memory that are in memory or swapped out.
-    fn own_pages(&self, map: &File) -> io::Result<Vec<Range<u64>>> {
+    /// Pages of private memory that somebody has written to: they are no longer those of the file below.
+    pub(super) fn written(&self) -> io::Result<Vec<Range<u64>>> {
+        let map = File::open("/proc/self/pagemap")?;
+        self.pages(&map, |bits| {
+            bits & SWAPPED != 0 || bits & (IN_MEMORY | OF_FILE) == IN_MEMORY
+        })
+    }
+
+    /// Pages whose entries in the kernel's page map are wanted.
+    fn pages(&self, map: &File, wanted: impl Fn(u64) -> bool) -> io::Result<Vec<Range<u64>>> {
         let first = self.address().addr() as u64 / self.page_size;
         let count = self.size() / self.page_size;
         let mut buffer = vec![0; ENTRIES * ENTRY];
@@ -51,7 +62,7 @@ impl Mapping {
             let entries = &mut buffer[..most * ENTRY];
             map.read_exact_at(entries, (first + page) * ENTRY as u64)?;
             for (entry, page) in entries.as_chunks::<ENTRY>().0.iter().zip(page..) {
-                if u64::from_ne_bytes(*entry) & (IN_MEMORY | SWAPPED) != 0 {
+                if wanted(u64::from_ne_bytes(*entry)) {
                     let start = page * self.page_size;
                     push(&mut parts, start..start + self.page_size);
                 }
@@ -99,7 +110,7 @@ fn seek(file: &File, at: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
 }
 
 /// Appends a part, or lets it grow the last one.
-fn push(parts: &mut Vec<Range<u64>>, part: Range<u64>) {
+pub(super) fn push(parts: &mut Vec<Range<u64>>, part: Range<u64>) {
     match parts.last_mut() {
         Some(last) if last.end >= part.start => last.end = last.end.max(part.end),
         _ => parts.push(part),
@@ -107,7 +118,7 @@ fn push(parts: &mut Vec<Range<u64>>, part: Range<u64>) {
 }
 
 /// The union of parts.
-fn merge(mut parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
+pub(super) fn merge(mut parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
     parts.sort_unstable_by_key(|part| part.start);
     let mut merged = Vec::with_capacity(parts.len());
     for part in parts {
