@@ -42,8 +42,12 @@ fn turns(monitor: &Monitor, skip: usize) -> Vec<(u32, u32)> {
 
 /// A machine with shared memory that has printed something.
 fn parent(memory: &Value) -> Monitor {
+    parent_of(counter(), memory)
+}
+
+fn parent_of(payload: Payload, memory: &Value) -> Monitor {
     let parent = Monitor::start();
-    let path = parent.machine(counter());
+    let path = parent.machine(payload);
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["memory"] = memory.clone();
     fs::write(&path, config.to_string()).unwrap();
@@ -193,6 +197,72 @@ fn what_cannot_be_forked_is_refused_and_the_parent_goes_on() {
     parent.wait_printed(parent.printed() + 10 * TURN);
     check(&turns(&parent, 0));
     child.end();
+    parent.end();
+}
+
+/// Pages that every machine writes its own generation id to.
+const PAGES: u32 = 64;
+
+/// Writes the first word of the generation id to each of some pages, reads all of them again, and prints the word, or
+/// 0 if one of them had another; for ever.
+fn owner() -> Payload {
+    let begin = |payload: Payload| {
+        payload
+            .raw(&[0xbf]) // mov edi, COUNTER
+            .raw(&COUNTER.to_le_bytes())
+            .raw(&[0xb9]) // mov ecx, PAGES
+            .raw(&PAGES.to_le_bytes())
+    };
+    Payload::new().forever(|payload| {
+        let written = begin(payload.read_u32(GENERATION_ID))
+            .raw(&[0x89, 0x07]) // 1: mov [edi], eax
+            .raw(&[0x81, 0xc7, 0x00, 0x10, 0x00, 0x00]) // add edi, 4096
+            .raw(&[0xe2, 0xf6]) // loop 1b
+            .spin(2000);
+        begin(written)
+            .raw(&[0x39, 0x07]) // 2: cmp [edi], eax
+            .raw(&[0x74, 0x02]) // je 3f
+            .raw(&[0x31, 0xc0]) // xor eax, eax
+            .raw(&[0x81, 0xc7, 0x00, 0x10, 0x00, 0x00]) // 3: add edi, 4096
+            .raw(&[0xe2, 0xf2]) // loop 2b
+            .out_eax_bytes(0xe9)
+    })
+}
+
+/// The words that a guest has printed.
+fn words(monitor: &Monitor) -> Vec<u32> {
+    let printed = fs::read(monitor.path("debug")).unwrap();
+    let words = printed.as_chunks::<4>().0.iter();
+    words.map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+#[test]
+fn twenty_children_at_once_write_the_same_pages_and_find_only_their_own() {
+    let parent = parent_of(owner(), &shared());
+    pause(&parent);
+    let id = words(&parent)[0];
+    let children: Vec<Monitor> = (0..20).map(|_| Monitor::start()).collect();
+    let all: Vec<&Monitor> = children.iter().collect();
+    let answer = fork(&parent, &all, &["--resume"]);
+    assert_eq!(answer["memory_mode"], "Frozen");
+    parent.act(&["resume"]);
+    let mut ids = vec![id];
+    for child in &children {
+        child.wait_printed(40 * 4);
+        let printed = words(child);
+        // In the first turn it has the parent's word in a register.
+        assert!(printed[1] != 0 && printed[1..].iter().all(|word| *word == printed[1]));
+        assert!([id, printed[1]].contains(&printed[0]), "{printed:x?}");
+        ids.push(printed[1]);
+    }
+    parent.wait_printed(parent.printed() + 40 * 4);
+    assert!(words(&parent).iter().all(|word| *word == id));
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 21, "{ids:x?}");
+    for child in children {
+        child.end();
+    }
     parent.end();
 }
 
