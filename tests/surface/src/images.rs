@@ -1,5 +1,7 @@
 //! Bytes as changes to a disk image that somebody made to do harm, and as what a guest then does with the disk.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -57,6 +59,8 @@ fn seed(folder: &Path, image_type: ImageType, fixed: bool) -> [Vec<u8>; 2] {
         fixed,
         block: match image_type {
             ImageType::Qcow2 => Some(CLUSTER),
+            // The default is 32 MiB, all of which would be written for each attack on a fixed image.
+            ImageType::Vhdx => Some(1 << 20),
             _ => (!fixed).then_some(1 << 20),
         },
         sector: None,
@@ -239,13 +243,26 @@ fn attack(
     // Attacks run on several threads.
     let file = tempfile::NamedTempFile::new_in(&seeds().folder).expect("a file");
     let path = file.path();
-    std::fs::write(path, &image).expect("an image");
+    write_sparse(file.as_file(), &image);
     let _ = info(path, image_type);
     let _ = check(path, image_type, false);
     if let Ok(disk) = open(path, image_type, choice & 0x10 != 0) {
         use_disk(&*disk, &mut bytes);
     }
     let _ = check(path, image_type, true);
+}
+
+/// Writes what is not zero: images are mostly zeros, and what is not written costs nothing.
+fn write_sparse(file: &File, image: &[u8]) {
+    const ZEROS: [u8; PAGE] = [0; PAGE];
+    const PAGE: usize = 4096;
+    file.set_len(image.len() as u64).expect("a length");
+    for (number, page) in image.chunks(PAGE).enumerate() {
+        if *page != ZEROS[..page.len()] {
+            let at = (number * PAGE) as u64;
+            file.write_all_at(page, at).expect("a page");
+        }
+    }
 }
 
 fn use_disk(disk: &dyn Disk, bytes: &mut Bytes<'_>) {
