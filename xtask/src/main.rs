@@ -47,6 +47,7 @@ cargo xtask COMMAND
                        boot, a test such as boot::NAME, or a part of any name) only those tests
     --full             runs the slow tests too
     --binary PATH      tests this monitor instead of building one
+  bench api            measures how long requests of the API take
   bench startup        measures from the start of the process to the guest's first instruction
     --runs N, --peer NAME=PATH, --binary PATH
   clients              runs clients from PyPI against the API: one made of docs/openapi.json, schemathesis,

@@ -14,6 +14,7 @@
 //!
 //! All contenders take turns in every round, so a busy moment of the machine hits all alike.
 
+mod api;
 mod contender;
 mod data;
 mod disk;
@@ -35,6 +36,9 @@ const GUEST_MEBIBYTES: u32 = 128;
 
 /// Rounds that count, unless `--runs` says otherwise.
 const RUNS: usize = 50;
+
+/// The same of the API.
+const API_RUNS: usize = 300;
 
 /// Rounds before them, to fill the caches.
 const WARM_UP: usize = 3;
@@ -60,10 +64,12 @@ pub(crate) fn command(project: &Project, arguments: Vec<String>) -> Result<u8> {
     let peers = args.options_named("--peer")?;
     let binary = args.option("--binary")?.map(PathBuf::from);
     match args.rest()?.as_slice() {
+        [name] if name == "api" => api::command(project, runs.unwrap_or(API_RUNS), binary),
         [name] if name == "startup" => startup(project, runs.unwrap_or(RUNS), &peers, binary),
         [name] if name == "snapshot" => snapshot::command(project, runs, binary),
         _ => Err(Error::Usage(format!(
             "cargo xtask bench startup [--runs N] [--binary PATH] [--peer NAME=PATH …]\n\
+             cargo xtask bench api [--runs N] [--binary PATH]\n\
              cargo xtask bench snapshot [--runs N] [--binary PATH]\n{}\n{}",
             data::USAGE,
             disk::USAGE
