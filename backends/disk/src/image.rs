@@ -6,9 +6,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE};
-use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, ftruncate, statx};
+use rustix::fs::{
+    AtFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstatfs, ftruncate, statx,
+};
 use sandbox::{HostFile, ReadOnly, ReadWrite};
 
 use crate::claim::Claims;
@@ -47,6 +51,8 @@ pub(crate) struct Image {
     pub(crate) is_block_device: bool,
     pub(crate) read_only: bool,
     pub(crate) direct: bool,
+    /// On a file system that is memory: reading and writing are copies and wait for nothing.
+    pub(crate) in_memory: bool,
     pub(crate) sparse: bool,
     pub(crate) alignment: Alignment,
     pub(crate) topology: Topology,
@@ -114,6 +120,7 @@ impl Image {
             is_block_device,
             read_only: options.read_only,
             direct: options.direct,
+            in_memory: !is_block_device && is_in_memory(&file).map_err(ask("the file system"))?,
             sparse: options.sparse,
             alignment,
             topology,
@@ -244,6 +251,17 @@ impl Drop for Image {
     }
 }
 
+/// Whether it is on tmpfs or ramfs, by their numbers (statfs(2)).
+fn is_in_memory(file: &File) -> io::Result<bool> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    Ok([TMPFS, RAMFS].contains(&fstatfs(file)?.f_type))
+}
+
+/// How long an image may be in use before it is refused. The kernel takes the rings of a process that was killed apart
+/// only after its end was told, and until then has its files open: who starts a machine again at once would be refused.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Locks the image, or says who is in the way.
 fn lock(file: &File, options: &OpenOptions, size: u64) -> Result<(), Error> {
     let length = match options.lock_granularity {
@@ -251,13 +269,22 @@ fn lock(file: &File, options: &OpenOptions, size: u64) -> Result<(), Error> {
         LockGranularity::ByteRange => size.max(1),
         LockGranularity::Full => 0,
     };
-    sys::lock(file, !options.read_only, length).map_err(|source| match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Error::InUse(options.path.clone()),
-        _ => Error::Lock {
-            path: options.path.clone(),
-            source,
-        },
-    })
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let Err(source) = sys::lock(file, !options.read_only, length) else {
+            return Ok(());
+        };
+        let in_use = matches!(source.raw_os_error(), Some(libc::EAGAIN | libc::EACCES));
+        if in_use && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+            continue;
+        }
+        let path = options.path.clone();
+        return Err(match in_use {
+            true => Error::InUse(path),
+            false => Error::Lock { path, source },
+        });
+    }
 }
 
 /// Turns direct I/O on, after the signature was read without it.

@@ -11,6 +11,7 @@ pub const OWNER: &[Allow] = &[
     Allow::call(libc::SYS_fstat),
     Allow::call(libc::SYS_statx),
     Allow::call(libc::SYS_newfstatat),
+    Allow::call(libc::SYS_fstatfs),
     Allow::call(libc::SYS_pread64),
     // Tables of formats that are written: a lost footer, a log to be replayed, another size.
     Allow::call(libc::SYS_pwrite64),

@@ -9,6 +9,12 @@
 //! cannot (ext4), each write goes to a thread of the kernel and back: measured, a tenth of the writes per second at ten
 //! times the processor time of a plain pwritev(2), which is a copy in memory. So the first write of a lane asks the
 //! file system (`RWF_NOWAIT`), and if it cannot, writes are made here, after what else there is was handed over.
+//!
+//! # tmpfs
+//!
+//! It cannot say "not now" either, and a ring gives its reads to a thread of the kernel as well. Where files are memory,
+//! both ways are copies that wait for nothing, and are made here. Reads of other such file systems stay the ring's: a
+//! read of theirs can take long (network, FUSE), and others are not to wait behind it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -44,7 +50,7 @@ pub(crate) struct Uring {
     later: VecDeque<Entry>,
     watched: Vec<Watched>,
     writes: Writes,
-    /// Writes that are made by this thread.
+    /// Transfers that are made by this thread.
     here: VecDeque<(u32, Step)>,
 }
 
@@ -111,9 +117,10 @@ impl Uring {
         ring.submitter().register_files(&[image.fd()])?;
         Ok(Self {
             ring,
-            writes: match image.direct {
-                true => Writes::Ring,
-                false => Writes::Unknown,
+            writes: match (image.in_memory, image.direct) {
+                (true, _) => Writes::Here,
+                (false, true) => Writes::Ring,
+                (false, false) => Writes::Unknown,
             },
             image,
             later: VecDeque::new(),
@@ -203,8 +210,8 @@ impl Uring {
         answer.ok().map(|count| as_number(Ok(count)))
     }
 
-    /// Makes the writes that are this thread's.
-    fn write_here(&mut self, happened: &mut Happened) -> io::Result<()> {
+    /// Makes the transfers that are this thread's.
+    fn transfer_here(&mut self, happened: &mut Happened) -> io::Result<()> {
         while let Some((slot, step)) = self.here.pop_front() {
             let result = match self.writes {
                 Writes::Unknown => self.ask(step),
@@ -231,6 +238,7 @@ impl Port for Uring {
     unsafe fn take(&mut self, slot: u32, step: Step) {
         match step {
             Step::Write { .. } if self.writes != Writes::Ring => self.here.push_back((slot, step)),
+            Step::Read { .. } if self.image.in_memory => self.here.push_back((slot, step)),
             _ => self.hand_over(slot, step),
         }
     }
@@ -251,7 +259,7 @@ impl Port for Uring {
             Until::StepDone => !happened.done.is_empty(),
         };
         if !self.here.is_empty() {
-            self.write_here(happened)?;
+            self.transfer_here(happened)?;
         }
         loop {
             self.fill(until != Until::StepDone);

@@ -43,6 +43,19 @@ fn readers_share_and_a_writer_is_alone() {
 }
 
 #[test]
+fn an_image_whose_last_user_is_about_to_be_gone_is_waited_for() {
+    let (_folder, path) = image(8192);
+    let before = open(&OpenOptions::new(&path)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            drop(before);
+        });
+        open(&OpenOptions::new(&path)).unwrap();
+    });
+}
+
+#[test]
 fn an_empty_image_is_locked_too_and_one_that_grew_in_its_new_size() {
     let (_folder, path) = image(0);
     let writer = open(&OpenOptions::new(&path)).unwrap();
