@@ -27,6 +27,7 @@ mod counters;
 mod device;
 mod fields;
 mod request;
+mod slot;
 mod state;
 #[cfg(test)]
 mod tests;

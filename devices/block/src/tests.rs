@@ -6,6 +6,7 @@ mod files;
 mod hostile;
 mod life;
 mod limits;
+mod neighbours;
 mod options;
 mod requests;
 

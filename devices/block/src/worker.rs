@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use disk::{Disk, Event, Lane, Operation, Request};
 use limiter::Limiter;
@@ -14,11 +14,19 @@ use virtio::{Chain, Error, Ring};
 use crate::counters::Counters;
 use crate::fields::feature;
 use crate::request::{Bounds, ID_LEN, Plan, Refusal, Segment, Status, plan, put_id, put_status};
+use crate::slot::{Run, Slot};
 
 /// What a lane tells about descriptors.
 const STOP: u64 = 0;
 const DOORBELL: u64 = 1;
 const TIMER: u64 = 2;
+
+/// Longest that is looked for the driver's next request before sleeping: being woken by a doorbell costs the guest an
+/// exit and both sides tens of microseconds.
+const FOR_DRIVER: Duration = Duration::from_micros(50);
+/// Longest that is looked for the end of one. Fast devices are done in this time; behind slower ones looking longer
+/// gains some latency for a third of the processor time (docs/performance.md).
+const FOR_HOST: Duration = Duration::from_micros(20);
 
 /// What the queues of a disk have in common with each other and with the registers.
 #[derive(Debug)]
@@ -55,6 +63,8 @@ pub(crate) struct Worker {
     /// Requests under way, by tag, and the tags that are free.
     slots: Vec<Slot>,
     free: Vec<usize>,
+    /// The transfer that requests join while they are taken.
+    run: Option<Run>,
     /// Ranges of the request that is being looked at.
     segments: Vec<Segment>,
     now: Instant,
@@ -69,19 +79,6 @@ struct Throttle {
     timer: Timer,
     /// The next chain waits.
     waits: bool,
-}
-
-/// A request under way. Kept to be used again, with the memory it has.
-#[derive(Default)]
-struct Slot {
-    chain: Option<Chain>,
-    kind: Option<Plan>,
-    begun: Option<Instant>,
-    vectors: Option<IoVectors>,
-    /// Ranges that are not begun yet, the last first.
-    segments: Vec<Segment>,
-    /// It is complete only when what it wrote is durable.
-    through: bool,
 }
 
 impl Worker {
@@ -105,10 +102,11 @@ impl Worker {
             throttle: throttle.transpose()?,
             slots: (0..depth).map(|_| Slot::default()).collect(),
             free: (0..depth.into()).rev().collect(),
+            run: None,
             segments: Vec::new(),
             now: Instant::now(),
-            for_driver: BusyPoll::default(),
-            for_host: BusyPoll::default(),
+            for_driver: BusyPoll::up_to(FOR_DRIVER),
+            for_host: BusyPoll::up_to(FOR_HOST),
         })
     }
 
@@ -214,6 +212,11 @@ impl Worker {
     /// Takes chains until there are none, but no more than a queue full, so that a driver that never stops does not
     /// keep the worker from what else it has to do.
     fn take(&mut self, lane: &mut dyn Lane) {
+        self.take_chains(lane);
+        self.begin_run(lane);
+    }
+
+    fn take_chains(&mut self, lane: &mut dyn Lane) {
         self.ring().silence();
         for _ in 0..self.ring().size() {
             if self.is_held_up() {
@@ -313,13 +316,58 @@ impl Worker {
         slot.kind = Some(plan);
         slot.begun = Some(self.now);
         slot.through = through && !matches!(plan, Plan::Read { .. } | Plan::Flush);
+        slot.is_synced = false;
         std::mem::swap(&mut slot.segments, &mut self.segments);
         let operation = slot.first(&chain, plan);
         slot.chain = Some(chain);
         match operation {
-            Ok(Some(operation)) => lane.push(request(tag, operation)),
+            Ok(Some(operation)) => self.join(lane, tag, operation),
             Ok(None) => self.go_on(lane, tag),
             Err(_) => self.finish(tag, Status::IoError),
+        }
+    }
+
+    /// Makes a request's transfer part of the one that is gathered, where it goes on from its end, or begins it.
+    fn join(&mut self, lane: &mut dyn Lane, tag: usize, operation: Operation) {
+        let through = self.slots[tag].through;
+        let operation = match &mut self.run {
+            Some(run) => match run.add(tag, through, operation) {
+                Ok((before, spare)) => {
+                    self.slots[before].joined = Some(tag);
+                    self.slots[tag].vectors = Some(spare);
+                    return;
+                }
+                Err(operation) => operation,
+            },
+            None => operation,
+        };
+        match Run::begin(tag, through, operation) {
+            Ok(run) => {
+                self.begin_run(lane);
+                self.run = Some(run);
+            }
+            Err(operation) => lane.push(request(tag, operation)),
+        }
+    }
+
+    fn begin_run(&mut self, lane: &mut dyn Lane) {
+        if let Some(run) = self.run.take() {
+            let (tag, operation) = run.end();
+            lane.push(request(tag, operation));
+        }
+    }
+
+    /// A transfer of several requests failed. Each is made again alone, so that only those fail that have to.
+    fn part(&mut self, lane: &mut dyn Lane, tag: usize) {
+        let mut next = Some(tag);
+        while let Some(tag) = next {
+            let slot = &mut self.slots[tag];
+            next = slot.joined.take();
+            match slot.again() {
+                Ok(Some(operation)) => lane.push(request(tag, operation)),
+                Ok(None) => self.go_on(lane, tag),
+                Err(_) => self.finish(tag, Status::IoError),
+            }
         }
     }
 
@@ -340,6 +388,7 @@ impl Worker {
         slot.vectors = vectors.or(slot.vectors.take());
         match result {
             Ok(()) => self.go_on(lane, tag),
+            Err(_) if slot.joined.is_some() && !slot.is_synced => self.part(lane, tag),
             Err(error) => {
                 if let Some(kind) = slot.kind {
                     telemetry::warn!("{}: {kind:?} failed: {error}", self.parts.name);
@@ -365,16 +414,23 @@ impl Worker {
     /// A step of a request worked: does the next, or completes it.
     fn go_on(&mut self, lane: &mut dyn Lane, tag: usize) {
         let slot = &mut self.slots[tag];
-        let next = slot
-            .next_range()
-            .or_else(|| std::mem::take(&mut slot.through).then_some(Operation::Flush));
+        let next = slot.next_range().or_else(|| slot.sync());
         match next {
             Some(operation) => lane.push(request(tag, operation)),
             None => self.finish(tag, Status::Ok),
         }
     }
 
+    /// Completes a request, and those whose data went with its own.
     fn finish(&mut self, tag: usize, status: Status) {
+        let mut next = Some(tag);
+        while let Some(tag) = next {
+            next = self.slots[tag].joined.take();
+            self.finish_one(tag, status);
+        }
+    }
+
+    fn finish_one(&mut self, tag: usize, status: Status) {
         let slot = &mut self.slots[tag];
         let Some(chain) = slot.chain.take() else {
             return;
@@ -401,55 +457,6 @@ impl Worker {
                 _ => {}
             }
         }
-    }
-}
-
-impl Slot {
-    /// The first step of a request; `None` if there is nothing to do but what follows.
-    fn first(&mut self, chain: &Chain, plan: Plan) -> Result<Option<Operation>, memory::Error> {
-        let operation = match plan {
-            Plan::Read { length: 0, .. } | Plan::Write { length: 0, .. } => return Ok(None),
-            Plan::Read { offset, length } => {
-                let mut vectors = self.vectors(chain);
-                chain.add_writable(&mut vectors)?;
-                // All but the status.
-                vectors.truncate(length as usize);
-                Operation::Read { offset, vectors }
-            }
-            Plan::Write { offset, length } => {
-                let mut vectors = self.vectors(chain);
-                chain.add_readable(&mut vectors)?;
-                // All but the header.
-                vectors.skip(vectors.len().saturating_sub(length as usize));
-                Operation::Write { offset, vectors }
-            }
-            Plan::Flush => Operation::Flush,
-            Plan::GetId | Plan::Discard | Plan::WriteZeroes => return Ok(self.next_range()),
-        };
-        Ok(Some(operation))
-    }
-
-    fn vectors(&mut self, chain: &Chain) -> IoVectors {
-        let spare = self.vectors.take();
-        let mut vectors = spare.unwrap_or_else(|| IoVectors::new(chain.ram().clone()));
-        vectors.clear();
-        vectors
-    }
-
-    fn next_range(&mut self) -> Option<Operation> {
-        let Segment {
-            offset,
-            length,
-            unmap,
-        } = self.segments.pop()?;
-        Some(match self.kind {
-            Some(Plan::Discard) => Operation::Discard { offset, length },
-            _ => Operation::WriteZeroes {
-                offset,
-                length,
-                unmap,
-            },
-        })
     }
 }
 

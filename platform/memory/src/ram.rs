@@ -87,6 +87,11 @@ impl GuestRam {
         })
     }
 
+    /// Whether both are handles to the same memory.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
     /// The memory as `vm-memory`'s traits see it: for descriptor chains and for atomic accesses.
     #[must_use]
     pub fn memory(&self) -> &GuestMemoryMmap {

@@ -164,6 +164,17 @@ impl IoVectors {
         part
     }
 
+    /// Moves the parts of `other` behind these and leaves it empty. False, and nothing is moved, if it holds another
+    /// handle to memory than this: its parts would outlive what keeps them mapped.
+    pub fn append(&mut self, other: &mut Self) -> bool {
+        if !self.ram.is(&other.ram) {
+            return false;
+        }
+        self.vectors.append(&mut other.vectors);
+        self.length += std::mem::take(&mut other.length);
+        true
+    }
+
     /// Bytes in all.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -400,6 +411,22 @@ mod tests {
         assert_eq!(&all, b"abc012345jkl");
         assert_eq!((whole.part(10, 100).len(), whole.part(12, 1).len()), (2, 0));
         assert!(whole.part(0, 0).is_empty());
+    }
+
+    #[test]
+    fn parts_of_the_same_memory_can_be_put_together() {
+        let mut all = vectors(&[(0, 4)]);
+        let mut more = IoVectors::new(all.ram().clone());
+        more.push(0x1000, 2).unwrap();
+        assert!(all.append(&mut more));
+        assert!(more.is_empty() && more.as_raw().is_empty());
+        all.copy_from(b"abcdef");
+        let mut seen = [0; 2];
+        all.ram().read(0x1000, &mut seen).unwrap();
+        assert_eq!((all.len(), &seen), (6, b"ef"));
+        let mut elsewhere = vectors(&[(0, 4)]);
+        assert!(!all.append(&mut elsewhere), "nothing keeps it mapped");
+        assert_eq!((all.len(), elsewhere.len()), (6, 4));
     }
 
     #[test]

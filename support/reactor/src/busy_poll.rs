@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// Longest that is looked before sleeping.
-const LONGEST: Duration = Duration::from_micros(50);
-/// With what it begins.
+/// With what it begins, if that is not longer than it may.
 const SHORTEST: Duration = Duration::from_micros(10);
-/// What comes within this time of falling asleep may have come soon: waking up takes part of it.
-const SOON: Duration = Duration::from_micros(150);
+/// What comes within this many times the longest look of falling asleep may have come soon: waking up takes part of it.
+const SOON: u32 = 3;
 /// Fruitless looks in a row, each as long as any, after which it is given up.
 const PATIENCE: u32 = 4;
 /// Sleeps until it is tried again after it was given up.
@@ -22,9 +20,10 @@ const LOOKS: u32 = 16;
 /// waste. So the time is learned: it grows from nothing while sleeps turn out to be short, is nothing again after a
 /// long one, and is given up for a while when looking finds nothing.
 ///
-/// One of these is for one kind of work: mixed, they spoil each other's time. A new one does not look yet.
-#[derive(Debug, Default)]
+/// One of these is for one kind of work: mixed, they spoil each other's time.
+#[derive(Debug)]
 pub struct BusyPoll {
+    longest: Duration,
     window: Duration,
     misses: u32,
     /// Sleeps during which nothing is learned.
@@ -32,6 +31,16 @@ pub struct BusyPoll {
 }
 
 impl BusyPoll {
+    /// One that looks for at most `longest`, and not yet.
+    pub fn up_to(longest: Duration) -> Self {
+        Self {
+            longest,
+            window: Duration::ZERO,
+            misses: 0,
+            pause: 0,
+        }
+    }
+
     /// Looks with `found` until it gives true or an error, for as long as it has paid. At least once.
     ///
     /// # Errors
@@ -63,18 +72,18 @@ impl BusyPoll {
     pub fn slept(&mut self, time: Duration) {
         if self.pause > 0 {
             self.pause -= 1;
-        } else if time > SOON {
+        } else if time > self.longest * SOON {
             (self.window, self.misses) = (Duration::ZERO, 0);
-        } else if self.window == LONGEST {
+        } else if self.window == self.longest {
             self.misses += 1;
             if self.misses == PATIENCE {
                 *self = Self {
                     pause: PAUSE,
-                    ..Self::default()
+                    ..Self::up_to(self.longest)
                 };
             }
         } else {
-            self.window = (self.window * 2).clamp(SHORTEST, LONGEST);
+            self.window = (self.window * 2).max(SHORTEST).min(self.longest);
         }
     }
 }
@@ -85,6 +94,7 @@ mod tests {
 
     type Never = std::convert::Infallible;
 
+    const LONGEST: Duration = Duration::from_micros(50);
     const SHORT: Duration = Duration::from_micros(20);
 
     /// Looks in vain; whether it took its time.
@@ -100,7 +110,7 @@ mod tests {
 
     #[test]
     fn it_looks_only_where_sleeps_are_short() {
-        let mut poll = BusyPoll::default();
+        let mut poll = BusyPoll::up_to(LONGEST);
         assert!(!waits(&mut poll), "nothing is known yet");
         poll.slept(SHORT);
         assert!(waits(&mut poll));
@@ -110,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_is_found_ends_the_look() {
-        let mut poll = BusyPoll::default();
+        let mut poll = BusyPoll::up_to(LONGEST);
         assert_eq!(poll.look(|| Ok::<_, Never>(true)), Ok(true));
         poll.slept(SHORT);
         let mut left = 5;
@@ -124,7 +134,7 @@ mod tests {
 
     #[test]
     fn fruitless_looks_are_given_up_for_a_while() {
-        let mut poll = BusyPoll::default();
+        let mut poll = BusyPoll::up_to(LONGEST);
         let mut tries = 0;
         poll.slept(SHORT);
         while waits(&mut poll) {
@@ -142,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_pays_is_never_given_up() {
-        let mut poll = BusyPoll::default();
+        let mut poll = BusyPoll::up_to(LONGEST);
         for _ in 0..1000 {
             // Each second look finds something.
             waits(&mut poll);

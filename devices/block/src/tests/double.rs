@@ -22,7 +22,7 @@ struct State {
     topology: Option<Topology>,
     /// Requests stay under way.
     held: bool,
-    /// Errors by the first word of [`Double::log`].
+    /// Errors by how their line of [`Double::log`] begins.
     errors: Vec<(&'static str, i32)>,
     broken: bool,
     /// What the image is said to contradict itself in.
@@ -83,9 +83,9 @@ impl Double {
         state.wakers.iter().for_each(Kick::signal);
     }
 
-    /// Operations whose log begins with this word fail from now on.
-    pub(super) fn fail(&self, word: &'static str, errno: i32) {
-        self.state().errors.push((word, errno));
+    /// Operations whose log begins with this fail from now on.
+    pub(super) fn fail(&self, begin: &'static str, errno: i32) {
+        self.state().errors.push((begin, errno));
     }
 
     pub(super) fn heal(&self) {
@@ -139,10 +139,11 @@ impl State {
                 unmap,
             } => format!("zero {offset}+{length} {unmap}"),
         };
-        let word = text.split(' ').next().unwrap().to_owned();
+        let fails = |(begin, _): &&(&str, i32)| text.starts_with(begin);
+        let error = self.errors.iter().find(fails).map(|(_, errno)| *errno);
         self.log.push(text);
-        if let Some((_, errno)) = self.errors.iter().find(|(fails, _)| *fails == word) {
-            return Err(io::Error::from_raw_os_error(*errno));
+        if let Some(errno) = error {
+            return Err(io::Error::from_raw_os_error(errno));
         }
         match operation {
             Operation::Read { offset, vectors } => {

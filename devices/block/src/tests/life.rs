@@ -26,7 +26,7 @@ fn a_stop_waits_for_what_is_under_way_and_nothing_is_lost() {
     for round in 0..5_u16 {
         disk.hold();
         let addresses: Vec<_> = (0..5)
-            .map(|sector| guest.add(0, OUT, sector, &[Part::Read(&[7; 512])]))
+            .map(|number| guest.add(0, OUT, number * 2, &[Part::Read(&[7; 512])]))
             .collect();
         guest.kick(0);
         eventually(|| disk.deepest() >= 5);
@@ -36,8 +36,8 @@ fn a_stop_waits_for_what_is_under_way_and_nothing_is_lost() {
         for addresses in addresses {
             assert_eq!(guest.status(&addresses), OK);
         }
-        for sector in 0..5 {
-            guest.add(0, IN, sector, &[Part::Write(512)]);
+        for number in 0..5 {
+            guest.add(0, IN, number * 2, &[Part::Write(512)]);
         }
         guest.kick(0);
         device.start().unwrap();
@@ -134,8 +134,8 @@ fn another_size_than_before_the_restore_is_told() {
 fn a_reset_waits_for_what_is_under_way() {
     at_work!(bench, disk, device, guest);
     disk.hold();
-    for sector in 0..4 {
-        guest.add(0, IN, sector, &[Part::Write(512)]);
+    for number in 0..4 {
+        guest.add(0, IN, number * 2, &[Part::Write(512)]);
     }
     guest.kick(0);
     eventually(|| disk.deepest() >= 4);
@@ -237,8 +237,8 @@ fn only_what_worked_is_counted() {
 fn many_requests_are_one_batch_with_one_interrupt() {
     at_work!(bench, disk, device, guest);
     device.stop().unwrap();
-    for sector in 0..5 {
-        guest.add(0, IN, sector, &[Part::Write(512)]);
+    for number in 0..5 {
+        guest.add(0, IN, number * 2, &[Part::Write(512)]);
     }
     let _ = bench.sent.take();
     device.start().unwrap();

@@ -28,7 +28,7 @@ fn what_is_over_the_limit_waits_and_goes_on() {
     let mut guest = Guest::new(&bench, &mut device, u64::MAX);
     let start = Instant::now();
     let statuses: Vec<_> = (0..5)
-        .map(|sector| guest.add(0, IN, sector, &[Part::Write(512)]))
+        .map(|number| guest.add(0, IN, number * 2, &[Part::Write(512)]))
         .collect();
     guest.kick(0);
     guest.wait(0, 5);
@@ -68,8 +68,8 @@ fn what_waits_can_be_stopped_and_saved() {
     limits.limiter = Some(limited(None, bucket(1, 3_600_000)));
     let mut device = plug(&bench, limits);
     let mut guest = Guest::new(&bench, &mut device, u64::MAX);
-    for sector in 0..3 {
-        guest.add(0, IN, sector, &[Part::Write(512)]);
+    for number in 0..3 {
+        guest.add(0, IN, number * 2, &[Part::Write(512)]);
     }
     guest.kick(0);
     guest.wait(0, 1);
@@ -83,7 +83,7 @@ fn what_waits_can_be_stopped_and_saved() {
     device.restore(saved).unwrap();
     device.start().unwrap();
     guest.wait(0, 3);
-    assert_eq!(disk.log(), ["read 0+512", "read 512+512", "read 1024+512"]);
+    assert_eq!(disk.log(), ["read 0+512", "read 1024+512", "read 2048+512"]);
     let _ = device;
 }
 
