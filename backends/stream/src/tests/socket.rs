@@ -43,11 +43,12 @@ impl Fixture {
     }
 }
 
-/// Closes a client's side for good. Dropping it is not enough: another test that starts a process
+/// Ends a client's connection for good. Dropping it is not enough: another test that starts a process
 /// at this moment has a copy of every descriptor in the child until that calls execve(2), and as
 /// long as a copy is open the client has not left.
 fn leave(client: UnixStream) {
     client.shutdown(Shutdown::Both).unwrap();
+    drop(client);
 }
 
 #[test]
