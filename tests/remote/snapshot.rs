@@ -181,6 +181,18 @@ fn identity() -> Payload {
     })
 }
 
+/// Pauses the guest between two ids: where one is cut, all after it seem to be others.
+/// It prints to the debug console of `console`.
+fn pause_between(monitor: &Monitor, console: &Monitor) {
+    loop {
+        monitor.act(&["pause"]);
+        if console.printed().is_multiple_of(16) {
+            return;
+        }
+        monitor.act(&["resume"]);
+    }
+}
+
 /// The last id that the guest has printed as a whole since now.
 fn generation(monitor: &Monitor) -> [u8; 16] {
     let before = monitor.printed();
@@ -197,16 +209,11 @@ fn a_copy_has_a_generation_id_of_its_own_and_keeps_it() {
     first.act(&["pause"]);
     first.act(&["resume"]);
     assert_eq!(generation(&first), id);
+    pause_between(&first, &first);
     first.act(&["reboot"]);
     assert_eq!(generation(&first), id, "a reset makes no other machine");
-    // Between two words the copy would print a half of each.
-    let folder = loop {
-        first.act(&["pause"]);
-        if first.printed().is_multiple_of(16) {
-            break first.path("saved");
-        }
-        first.act(&["resume"]);
-    };
+    pause_between(&first, &first);
+    let folder = first.path("saved");
     fs::create_dir(&folder).unwrap();
     first.act(&["snapshot", &format!("file://{folder}")]);
     first.act(&["delete"]);
@@ -216,6 +223,7 @@ fn a_copy_has_a_generation_id_of_its_own_and_keeps_it() {
         let id = generation(&first);
         assert!(!seen.contains(&id), "{seen:?}");
         seen.push(id);
+        pause_between(&copy, &first);
         copy.act(&["reboot"]);
         assert_eq!(generation(&first), id);
         copy.end();
