@@ -27,6 +27,7 @@ mod counters;
 mod device;
 mod fields;
 mod request;
+mod run;
 mod slot;
 mod state;
 #[cfg(test)]

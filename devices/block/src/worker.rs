@@ -14,7 +14,8 @@ use virtio::{Chain, Error, Ring};
 use crate::counters::Counters;
 use crate::fields::feature;
 use crate::request::{Bounds, ID_LEN, Plan, Refusal, Segment, Status, plan, put_id, put_status};
-use crate::slot::{Run, Slot};
+use crate::run::Run;
+use crate::slot::Slot;
 
 /// What a lane tells about descriptors.
 const STOP: u64 = 0;

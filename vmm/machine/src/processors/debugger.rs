@@ -170,6 +170,11 @@ impl Debugger {
 
     pub(super) fn tell(&self, what: News) {
         let mut news = lock(&self.news);
+        // What was before is of another machine. A guest that starts again and again while nobody listens leaves one
+        // line, and a processor that trapped stands still, so the list is bounded.
+        if !matches!(what, News::Trapped { .. }) {
+            news.clear();
+        }
         news.push(what);
         // It can only be full if nobody has read it, and then it is readable.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -211,10 +216,20 @@ mod tests {
     fn news_is_told_once_and_without_a_machine_all_is_refused() {
         let debugger = Debugger::new().unwrap();
         assert!(debugger.news().is_empty());
-        debugger.tell(News::Built);
-        debugger.tell(News::Gone);
-        assert_eq!(debugger.news(), [News::Built, News::Gone]);
+        for _ in 0..3 {
+            debugger.tell(News::Gone);
+            debugger.tell(News::Built);
+        }
+        let trapped = News::Trapped {
+            index: 0,
+            trap: Trap::Software,
+        };
+        debugger.tell(trapped);
+        assert_eq!(debugger.news(), [News::Built, trapped]);
         assert!(debugger.news().is_empty());
+        debugger.tell(trapped);
+        debugger.tell(News::Gone);
+        assert_eq!(debugger.news(), [News::Gone], "of no machine any more");
         assert_eq!((debugger.processors(), debugger.holds()), (0, false));
         assert!(debugger.hold().is_err() && debugger.ram().is_err());
         assert!(debugger.on(0, |_| ()).is_err() && debugger.release(|_| true).is_err());
