@@ -11,6 +11,8 @@ mod gdb;
 mod increments;
 #[path = "remote/monitor.rs"]
 mod monitor;
+#[path = "remote/ondemand.rs"]
+mod ondemand;
 #[path = "remote/saved.rs"]
 mod saved;
 #[path = "remote/snapshot.rs"]

@@ -87,7 +87,11 @@ fn a_chain_of_ten_goes_on_where_it_was_and_has_only_what_changed() {
         assert!((u64::from(PAGES)..16).contains(&pages), "{pages} pages");
         next.end();
     }
-    for more in ["", ",memory_restore_mode=copy"] {
+    for more in [
+        "",
+        ",memory_restore_mode=copy",
+        ",memory_restore_mode=ondemand",
+    ] {
         let end = Monitor::start();
         end.act(&[
             "restore",

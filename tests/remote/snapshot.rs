@@ -77,6 +77,7 @@ fn a_saved_machine_goes_on_where_it_was_by_every_mode() {
         ("", "Mapped"),
         (",memory_restore_mode=copy", "Copy"),
         (",prefault=on", "Mapped"),
+        (",memory_restore_mode=ondemand", "OnDemand"),
     ] {
         let second = restore(&first, &folder, more);
         let about = info(&second);
@@ -152,7 +153,8 @@ fn what_cannot_be_saved_or_restored_is_refused_and_leaves_nothing() {
     monitor.act(&["delete"]);
     let source = format!("source_url={url}");
     let refused = |more: &str| monitor.refused(&["restore", &format!("{source}{more}")]);
-    assert!(refused(",memory_restore_mode=ondemand").contains("not in this version"));
+    let both = format!("{source},memory_restore_mode=ondemand,prefault=on");
+    assert!(monitor.remote(&["restore", &both]).err.contains("prefault"));
     let config = format!("{folder}/config.json");
     let whole = fs::read(&config).unwrap();
     fs::write(&config, &whole[1..]).unwrap();

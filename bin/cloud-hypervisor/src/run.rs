@@ -210,6 +210,9 @@ fn confine(config: Option<&VmConfig>, invocation: &Invocation) -> Result<(), Err
         for folder in wish.folders()? {
             rules.allow(&folder, Access::Read);
         }
+        if let Some(device) = wish.device().filter(|device| device.exists()) {
+            rules.allow(device, Access::ReadWrite);
+        }
     }
     let saved = config.and_then(|config| config.landlock_rules.as_deref());
     let restored = saved.filter(|_| invocation.restore.is_some());

@@ -234,6 +234,34 @@ pub enum Error {
         /// One behind the last byte.
         end: u64,
     },
+    /// What RAM is to have from a file cannot be read.
+    #[error("cannot read bytes {start:#x} to {end:#x} of {}", .path.display())]
+    SavedBlock {
+        /// The file.
+        path: std::path::PathBuf,
+        /// First byte.
+        start: u64,
+        /// One behind the last byte.
+        end: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not let this process serve faults of its memory.
+    #[error(
+        "the host's kernel does not let the monitor serve page faults: give it read and write access to \
+         /dev/userfaultfd (Linux 6.1) or CAP_SYS_PTRACE, or set the sysctl vm.unprivileged_userfaultfd=1; \
+         memory_restore_mode=copy or mapped does without"
+    )]
+    UserFault(#[source] io::Error),
+    /// Memory that was to come page by page cannot.
+    #[error("guest RAM cannot come page by page any more: the kernel refused a page")]
+    Install(#[source] io::Error),
+    /// Memory of huge pages cannot come page by page.
+    #[error(
+        "memory with hugepages=on cannot be restored with memory_restore_mode=ondemand, because a huge page would \
+         have to be read as a whole when a byte of it is touched: use copy"
+    )]
+    HugePagesOnDemand,
     /// Layers have too many pieces.
     #[error("guest RAM would consist of more than {most} pieces of files")]
     Pieces {

@@ -64,7 +64,7 @@ impl GuestRam {
         layers: &[Layer],
     ) -> Result<Self, Error> {
         let ram = Self::over_file(regions, options, base)?;
-        let pieces = ram.pieces(layers)?;
+        let pieces = pieces(ram.size(), layers)?;
         for (region, range) in ram.regions().zip(ram.ranges()) {
             let mapping = region.mapping();
             for (piece, layer) in &pieces {
@@ -85,7 +85,7 @@ impl GuestRam {
     /// # Errors
     /// As there, and as [`GuestRam::over_layers`].
     pub fn read_layers(&self, base: &File, layers: &[Layer]) -> Result<(), Error> {
-        let pieces = self.pieces(layers)?;
+        let pieces = pieces(self.size(), layers)?;
         self.read_contents(base)?;
         for range in self.ranges() {
             for (piece, layer) in &pieces {
@@ -146,21 +146,21 @@ impl GuestRam {
         }
         Ok(Written { size, data })
     }
+}
 
-    /// Which layer each piece of RAM comes from that does not come from the base.
-    fn pieces(&self, layers: &[Layer]) -> Result<Vec<(Range<u64>, usize)>, Error> {
-        for layer in layers {
-            layer.check(self.size())?;
-        }
-        let mut pieces: Vec<(Range<u64>, usize)> = Vec::new();
-        for (index, layer) in layers.iter().enumerate() {
-            pieces = above(&pieces, &layer.parts, index);
-            if pieces.len() > MOST_PIECES {
-                return Err(Error::Pieces { most: MOST_PIECES });
-            }
-        }
-        Ok(pieces)
+/// Which layer each piece of RAM comes from that does not come from the base.
+pub(crate) fn pieces(size: u64, layers: &[Layer]) -> Result<Vec<(Range<u64>, usize)>, Error> {
+    for layer in layers {
+        layer.check(size)?;
     }
+    let mut pieces: Vec<(Range<u64>, usize)> = Vec::new();
+    for (index, layer) in layers.iter().enumerate() {
+        pieces = above(&pieces, &layer.parts, index);
+        if pieces.len() > MOST_PIECES {
+            return Err(Error::Pieces { most: MOST_PIECES });
+        }
+    }
+    Ok(pieces)
 }
 
 /// Pieces with those of another layer above them. Both ascend, and so does what comes of it.

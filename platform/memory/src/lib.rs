@@ -68,11 +68,13 @@
 //! [`GuestRam::read_from_file`] and [`GuestRam::prefault`], `madvise` by [`GuestRam::discard`], and `/sys/kernel/mm/hugepages` is read
 //! only to explain a refusal.
 
+mod blocks;
 mod contents;
 mod error;
 mod fork;
 mod layers;
 mod mapping;
+mod ondemand;
 mod options;
 mod pool;
 mod prefault;
@@ -81,17 +83,21 @@ mod region;
 mod shared_file;
 #[cfg(test)]
 mod testing;
+mod userfault;
 mod vectors;
 mod window;
 
+pub use blocks::{Blocks, SavedFile};
 pub use contents::{RangeInFile, Written};
 pub use error::Error;
 pub use layers::Layer;
 pub use mapping::{FileWrites, Mapping};
+pub use ondemand::Pager;
 pub use options::{HugePages, RamOptions, RegionSpec};
 pub use prefault::Prefault;
 pub use ram::GuestRam;
 pub use region::{GuestMemoryMmap, Region};
+pub use userfault::{USERFAULT_DEVICE, USERFAULT_IOCTLS};
 pub use vectors::{IoVectors, MOST_VECTORS};
 pub use window::{View, Window};
 

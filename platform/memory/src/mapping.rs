@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use vm_memory::{FileOffset, VolatileSlice};
@@ -16,9 +17,11 @@ mod discard;
 mod file;
 mod freeze;
 mod layers;
+mod missing;
 mod touched;
 
 pub use file::FileWrites;
+pub(crate) use missing::Missing;
 pub(crate) use touched::data;
 
 /// Large pages of the processors' page tables, one level above the small ones.
@@ -40,6 +43,8 @@ pub struct Mapping {
     /// `file` is no longer shared but what `base` otherwise is.
     frozen: AtomicBool,
     above: layers::Above,
+    /// Which of its pages are still to come from elsewhere.
+    missing: OnceLock<Missing>,
     huge_pages: bool,
     transparent_huge_pages: bool,
     populate: bool,
@@ -81,6 +86,7 @@ impl Mapping {
             base: wanted.base,
             frozen: AtomicBool::new(false),
             above: layers::Above::default(),
+            missing: OnceLock::new(),
             huge_pages: wanted.options.hugepages.is_some(),
             transparent_huge_pages: false,
             populate: wanted.options.populate(),

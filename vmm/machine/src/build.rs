@@ -16,6 +16,7 @@ use sandbox::Filter;
 
 use crate::features::Features;
 use crate::loader::Loader;
+use crate::paging::{Lost, Paging};
 use crate::processors::{Processors, Rules};
 use crate::{Debugger, Error, MemorySource, Result, syscalls, tables};
 
@@ -30,6 +31,8 @@ pub(crate) struct Reports {
     pub(crate) attention: Box<dyn Fn(&str) + Send + Sync>,
     /// A processor cannot go on.
     pub(crate) failed: Box<dyn Fn(u32, String) + Send + Sync>,
+    /// Memory that was still to come cannot be had.
+    pub(crate) memory_lost: Lost,
 }
 
 /// What machines are built on.
@@ -49,6 +52,8 @@ pub struct Machine {
     pub(crate) processors: Processors,
     pub(crate) devices: Vec<Slot>,
     _memory: Vec<MemorySlot>,
+    /// Memory that comes from a snapshot while the guest runs.
+    pub(crate) paging: Option<Paging>,
     pub(crate) vm: Arc<dyn Vm>,
     /// What the guest has asked for.
     pub(crate) power: Power,
@@ -140,6 +145,8 @@ pub(crate) struct Restored {
     pub(crate) mode: MemorySource,
     /// The snapshot that its memory lies over.
     pub(crate) origin: Option<snapshot::Part>,
+    /// Memory that is still to come.
+    pub(crate) paging: Option<Paging>,
 }
 
 impl<'a> Chassis<'a> {
@@ -213,10 +220,15 @@ impl<'a> Chassis<'a> {
         let board = Arc::clone(&self.board);
         let power = self.power.clone();
         let processors = Processors::start(self.vcpus, board, self.power, &rules, self.failed)?;
+        let mut restored = restored;
+        let paging = restored
+            .as_mut()
+            .and_then(|restored| restored.paging.take());
         Ok(Machine {
             processors,
             devices,
             _memory: self.memory,
+            paging,
             vm: self.vm,
             power,
             board: self.board,

@@ -180,6 +180,10 @@ pub struct Info {
     /// For a machine that was restored or forked: where its memory comes from (ours; the reference has none).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_restore_mode: Option<MemorySource>,
+    /// For a machine that was restored on demand: bytes of the snapshot's memory that are still to come (ours; the
+    /// reference has none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_missing: Option<u64>,
     /// Its devices by their ids; absent while it is not booted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_tree: Option<BTreeMap<String, Node>>,

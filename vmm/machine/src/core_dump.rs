@@ -52,6 +52,7 @@ impl Machine {
     /// behind then.
     pub(crate) fn dump_to(&self, path: &Path) -> Result<()> {
         let destination = Destination::create(path)?;
+        self.wait_for_memory()?;
         let vcpus = self.processors.save()?;
         let notes: Vec<Note> = (1..).zip(&vcpus).flat_map(notes).collect();
         let head = Head::new(&notes, &self.ram.ranges());

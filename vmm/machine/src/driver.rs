@@ -42,6 +42,8 @@ pub(crate) enum Report {
     Power(PowerEvent),
     /// The device with this id wants to be attended to.
     Attend(String),
+    /// Memory of the guest cannot be had.
+    Lost(String),
     /// A processor cannot go on.
     Failed { index: u32, why: String },
 }

@@ -96,6 +96,11 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// Memory of a machine that was restored on demand cannot be had.
+    #[error(
+        "the guest's memory cannot be read from its snapshot, and the VM cannot go on without it: {0}"
+    )]
+    MemoryLost(String),
     /// The parts of a machine that is handed over cannot be made.
     #[error("cannot make the files with which a child is handed over")]
     HandOver(#[source] std::io::Error),

@@ -238,6 +238,7 @@ pub(crate) fn divide(
     let sockets = wish.children.iter().map(|child| &child.api_socket);
     let receivers = sockets.map(|path| Ok(Receiver::connect(path)?));
     let receivers: Vec<Receiver> = receivers.collect::<Result<_>>()?;
+    machine.wait_for_memory()?;
     let runs = !machine.is_paused();
     if runs && matches!(plan, Plan::Freeze) {
         machine.ram.prepare_freeze()?;

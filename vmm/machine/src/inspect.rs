@@ -27,6 +27,7 @@ pub(crate) fn info(config: &VmConfig, machine: Option<&Machine>, state: &'static
     Info {
         memory_actual_size: machine.map_or(size, |machine| size.saturating_sub(machine.withheld())),
         memory_restore_mode: machine.and_then(|machine| machine.restored),
+        memory_missing: machine.and_then(|machine| Some(machine.paging.as_ref()?.left())),
         device_tree,
         config,
         state,

@@ -26,6 +26,7 @@ pub mod life;
 mod loader;
 mod operate;
 mod owner;
+mod paging;
 mod plug;
 mod prepare;
 mod processors;

@@ -4,6 +4,7 @@ use device::{Histogram, PciPlace};
 use serde_json::{Value, json};
 
 use crate::build::{Machine, Slot};
+use crate::paging::Paging;
 use crate::{Counters, Error, ResizeDisk, Result, inspect};
 
 /// Id of the device that tells the guest of what happens outside of it, and has its power button.
@@ -42,6 +43,9 @@ impl Machine {
     /// # Errors
     /// If a device cannot start; the machine stays paused.
     pub(crate) fn resume(&mut self) -> Result<()> {
+        if let Some(paging) = &self.paging {
+            paging.guest_runs()?;
+        }
         if let Some(clock) = &self.clock {
             self.vm.set_clock(clock)?;
         }
@@ -57,6 +61,14 @@ impl Machine {
         self.memory_used = true;
         self.processors.resume();
         Ok(())
+    }
+
+    /// Returns when all memory is there that was to come from a snapshot.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub(crate) fn wait_for_memory(&self) -> Result<()> {
+        self.paging.as_ref().map_or(Ok(()), Paging::wait)
     }
 
     /// Injects a non-maskable interrupt into each processor.

@@ -124,6 +124,9 @@ impl Owner {
                     self.eject();
                 }
             }
+            // One that is no more was told so.
+            Report::Lost(_) if self.machine.is_none() => {}
+            Report::Lost(why) => return Err(Error::MemoryLost(why)),
             Report::Failed { index, why } => return Err(Error::ProcessorFailed { index, why }),
         }
         Ok(ControlFlow::Continue(()))
@@ -464,6 +467,8 @@ impl Owner {
         let attention = Box::new(move |id: &str| report(Report::Attend(id.to_owned())));
         let report = self.remote.reporter(number);
         let failed = Box::new(move |index, why| report(Report::Failed { index, why }));
+        let report = self.remote.reporter(number);
+        let memory_lost = Box::new(move |why| report(Report::Lost(why)));
         let ground = Ground {
             hypervisor: &*self.hypervisor,
             features: &self.features,
@@ -474,6 +479,7 @@ impl Owner {
                 power,
                 attention,
                 failed,
+                memory_lost,
             },
         };
         make(config, ground)

@@ -19,6 +19,7 @@ use serde_json::Value;
 use snapshot::Source;
 
 use crate::build::{self, Chassis, Ground, Machine, Restored, Slot};
+use crate::paging::Paging;
 use crate::save::memory_state;
 use crate::state::{DeviceState, MachineState};
 use crate::{Error, MemorySource, Received, Result, descriptors, prepare};
@@ -100,6 +101,13 @@ impl Restore {
         Ok(folders)
     }
 
+    /// The device of the host's that is opened for it.
+    #[must_use]
+    pub fn device(&self) -> Option<&'static Path> {
+        let on_demand = self.memory_restore_mode == Some(MemoryRestoreMode::OnDemand);
+        on_demand.then(|| Path::new(memory::USERFAULT_DEVICE))
+    }
+
     /// The configuration of the saved machine, for those who prepare the process for it.
     ///
     /// # Errors
@@ -160,7 +168,10 @@ impl Restore {
             Some(MemoryRestoreMode::OnDemand) if self.prefault => {
                 refused("ondemand leaves memory for later, prefault=on does not: give one of them")
             }
-            Some(MemoryRestoreMode::OnDemand) => Err(Error::Later("memory_restore_mode=ondemand")),
+            Some(MemoryRestoreMode::OnDemand) if config.memory.hugepages => refused(
+                "a huge page would have to be read as a whole when a byte of it is touched: use copy for memory with \
+                 hugepages=on",
+            ),
             Some(mode) => Ok(mode),
         }
     }
@@ -232,7 +243,13 @@ impl SavedMachine {
                 options.reserve = false;
                 GuestRam::over_sealed_file(&regions, &options, file)?
             }
-            _ => GuestRam::new(&regions, &options)?,
+            MemorySource::OnDemand => {
+                // As with forks: the configuration speaks of the next boot, where all of it is allocated.
+                options.prefault = false;
+                options.reserve = false;
+                GuestRam::new(&regions, &options)?
+            }
+            MemorySource::Copy => GuestRam::new(&regions, &options)?,
         };
         let here = ram.ranges().into_iter().map(memory_state);
         if !here.eq(self.state.memory.iter().copied()) {
@@ -255,12 +272,18 @@ impl Machine {
     pub(crate) fn restore(
         config: &VmConfig,
         saved: &SavedMachine,
-        ground: Ground<'_>,
+        mut ground: Ground<'_>,
     ) -> Result<Self> {
         let state = &saved.state;
         check_features(&state.features, &ground.features.get()?)?;
         let tsc_khz = state.vcpus.first().and_then(|vcpu| vcpu.tsc_khz);
-        let mut chassis = Chassis::new(config, ground, saved.ram()?, |_| {
+        let ram = saved.ram()?;
+        let (mode, source) = (saved.mode, &saved.source);
+        let lost = std::mem::replace(&mut ground.reports.memory_lost, Box::new(|_| {}));
+        let paging = (mode == MemorySource::OnDemand)
+            .then(|| Paging::start(&ram, source, ground.seccomp, lost))
+            .transpose()?;
+        let mut chassis = Chassis::new(config, ground, ram, |_| {
             Ok((state.features.as_slice().into(), tsc_khz))
         })?;
         let devices = restore_devices(config, &chassis.board, &chassis.pci, &state.devices)?;
@@ -270,14 +293,16 @@ impl Machine {
             vcpu.set_cpuid(&chassis.profile.for_vcpu(index))?;
             restore_vcpu(&mut **vcpu, saved, &state.clock, &clock)?;
         }
-        let mode = saved.mode;
-        let origin = (mode == MemorySource::Mapped).then(|| saved.source.mark());
+        // What devices have read so far may have been zeros otherwise.
+        paging.as_ref().map_or(Ok(()), Paging::check)?;
+        let origin = (mode == MemorySource::Mapped).then(|| source.mark());
         chassis.finish(
             devices,
             Some(Restored {
                 clock,
                 mode,
                 origin,
+                paging,
             }),
         )
     }
@@ -407,77 +432,4 @@ fn check_number(number: u64) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(leaf: u32, ebx: u32, edx: u32) -> CpuidEntry {
-        CpuidEntry {
-            leaf,
-            ebx,
-            edx,
-            ..CpuidEntry::default()
-        }
-    }
-
-    #[test]
-    fn a_host_may_have_more_features_but_not_fewer() {
-        let saved = [entry(1, 7, 0b101)];
-        assert!(check_features(&saved, &[entry(1, 0, 0b111)]).is_ok());
-        let error = check_features(&saved, &[entry(1, 0, 0b001)]).unwrap_err();
-        assert!(error.to_string().contains("0x1.0, EDX bits 0x4"), "{error}");
-    }
-
-    #[test]
-    fn a_number_that_cannot_go_up_is_refused() {
-        assert!(check_number(u32::MAX.into()).is_ok());
-        let error = check_number(u64::MAX).unwrap_err();
-        assert!(error.to_string().contains("18446744073709551615"));
-    }
-
-    fn wish(text: &str) -> Restore {
-        keyvalue::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn the_flag_and_its_modes() {
-        let private = VmConfig::default();
-        let mut shared = VmConfig::default();
-        shared.memory.shared = true;
-        let url = "source_url=file:///s";
-        assert_eq!(wish(url).mode(&private).unwrap(), MemoryRestoreMode::Mapped);
-        assert_eq!(wish(url).mode(&shared).unwrap(), MemoryRestoreMode::Copy);
-        let mapped = wish(&format!("{url},memory_restore_mode=mapped,resume=on"));
-        assert!(mapped.resume && mapped.mode(&shared).is_err());
-        let both = wish(&format!("{url},memory_restore_mode=ondemand,prefault=on"));
-        assert!(
-            both.mode(&private)
-                .unwrap_err()
-                .to_string()
-                .contains("prefault")
-        );
-    }
-
-    #[test]
-    fn descriptors_are_lent_to_those_who_had_some() {
-        let mut config = VmConfig::default();
-        let nets = serde_json::json!([{"id": "a", "fds": [9, 9]}, {"id": "b", "tap": "t"}]);
-        config.devices.insert("net".into(), nets);
-        let lent = |text: &str| {
-            let mut config = config.clone();
-            let lent = wish(&format!("source_url=file:///s{text}")).lend_descriptors(&mut config);
-            lent.map(|()| config.devices["net"][0]["fds"].clone())
-        };
-        assert_eq!(
-            lent(",net_fds=[a@[3,4]]").unwrap(),
-            serde_json::json!([3, 4])
-        );
-        for wrong in [
-            "",
-            ",net_fds=[a@[3]]",
-            ",net_fds=[b@[3]]",
-            ",net_fds=[a@[3,4],b@[5]]",
-        ] {
-            assert!(lent(wrong).is_err(), "{wrong}");
-        }
-    }
-}
+mod tests;

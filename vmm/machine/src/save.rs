@@ -28,6 +28,7 @@ impl Machine {
     ) -> Result<()> {
         let increment = base.map(|base| self.increment(base)).transpose()?;
         let destination = Destination::create(folder)?;
+        self.wait_for_memory()?;
         let state = self.save(number, features)?;
         let written = match &increment {
             Some(increment) => {

@@ -18,6 +18,8 @@ pub(crate) fn driver() -> Vec<&'static [Allow]> {
     sets.push(sandbox::SPAWN);
     sets.push(DRIVER);
     sets.push(HAND_OVER);
+    sets.push(PAGER);
+    sets.push(ON_DEMAND);
     sets.extend(catalog::syscalls().flat_map(|kind| [kind.owner, kind.worker]));
     sets
 }
@@ -26,6 +28,19 @@ pub(crate) fn driver() -> Vec<&'static [Allow]> {
 pub(crate) fn fork() -> Vec<&'static [Allow]> {
     vec![sandbox::COMMON, HAND_OVER]
 }
+
+/// System calls of the threads that let memory come from a snapshot.
+pub(crate) fn pager() -> Vec<&'static [Allow]> {
+    vec![sandbox::COMMON, PAGER]
+}
+
+const PAGER: &[Allow] = &[
+    Allow::ioctl(memory::USERFAULT_IOCTLS),
+    Allow::call(libc::SYS_ppoll),
+    Allow::call(libc::SYS_pread64),
+];
+
+const ON_DEMAND: &[Allow] = &[Allow::call(libc::SYS_userfaultfd)];
 
 const HAND_OVER: &[Allow] = &[
     // Reaching another monitor (on the driver's thread), and talking to it.

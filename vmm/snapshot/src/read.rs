@@ -217,6 +217,13 @@ impl Source {
         &self.memory
     }
 
+    /// The memory files: the lowest one's, those of the increments above it, and its own at last.
+    #[must_use]
+    pub fn memory_paths(&self) -> Vec<PathBuf> {
+        let folders = self.below.iter().rev().chain([&self.folder]);
+        folders.map(|folder| folder.join(MEMORY)).collect()
+    }
+
     /// Length of RAM's contents in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {

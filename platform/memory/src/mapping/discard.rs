@@ -58,11 +58,16 @@ impl Mapping {
         } else {
             libc::MADV_DONTNEED
         };
-        loop {
+        let drop_pages = || loop {
             match self.span.madvise(start, length, advice) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result.map_err(failed),
             }
+        };
+        match self.missing.get() {
+            None => drop_pages(),
+            // What is still to come must not come afterwards.
+            Some(missing) => missing.settle(first..last, drop_pages),
         }
     }
 }

@@ -62,6 +62,7 @@ impl Mapping {
             base: None,
             frozen: AtomicBool::new(false),
             above: super::layers::Above::default(),
+            missing: std::sync::OnceLock::new(),
             huge_pages: false,
             transparent_huge_pages: false,
             populate: false,
