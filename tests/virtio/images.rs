@@ -179,6 +179,7 @@ fn images_of_microsoft_are_disks_of_a_guest() {
             fixed,
             block: None,
             sector: None,
+            ..NewImage::default()
         };
         disk::tools::create(&path, &new).unwrap();
         let report = run("test=work", |builder| {

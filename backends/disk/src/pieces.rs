@@ -12,9 +12,6 @@ use crate::lane::FileLane;
 use crate::slot::Kind;
 use crate::{Event, Lane, Operation, Request};
 
-/// Zeros that are given to a guest at a time.
-const ZEROS: [u8; 4096] = [0; 4096];
-
 /// What a format does for the requests of one lane.
 pub(crate) trait Format: Send {
     /// Why a request cannot be carried out, before anything is done for it.
@@ -143,13 +140,10 @@ impl Job {
 
     /// The next `count` bytes read as zeros, if they are read.
     pub(crate) fn give_zeros(&mut self, count: u64) {
-        if self.vectors.is_none() {
-            return self.skip(count);
+        if let Some(vectors) = &self.vectors {
+            vectors.clear_at(narrow(self.done), narrow(count));
         }
-        let end = self.done + count;
-        while self.done < end {
-            self.give(&ZEROS[..narrow(end - self.done).min(ZEROS.len())]);
-        }
+        self.done += count;
     }
 
     /// What is to be written next.

@@ -45,19 +45,29 @@ pub fn command() -> Command {
                     file("target", "The image that is made; must not be there"),
                     format(true).help("Format of the target"),
                     named_format("source-format", "Format of the source").required(true),
+                    flag(
+                        "backing-files",
+                        "Open the files that the source names, which whoever could write it has chosen",
+                    ),
                     flag("fixed", FIXED),
                     size("block-size", BLOCK),
-                ]),
+                ])
+                .args(qcow2()),
             Command::new("create")
                 .about("Make an image of a disk that has only zeros")
                 .args([
                     file("image", "The image; must not be there"),
                     format(true),
-                    size("size", "Bytes of the disk; K, M and G are suffixes").required(true),
+                    size(
+                        "size",
+                        "Bytes of the disk; K, M and G are suffixes. As what is behind it, if not said",
+                    )
+                    .required_unless_present("backing"),
                     flag("fixed", FIXED),
                     size("block-size", BLOCK),
                     size("sector-size", "Bytes of a sector, 512 or 4096 (vhdx)"),
-                ]),
+                ])
+                .args(qcow2()),
             Command::new("info")
                 .about("Say what an image is")
                 .args([file("image", "The image"), format(false)]),
@@ -70,6 +80,28 @@ pub fn command() -> Command {
                     flag("shrink", "Bytes behind the new end may be lost"),
                 ]),
         ])
+}
+
+/// What only QCOW2 has.
+fn qcow2() -> [Arg; 4] {
+    [
+        Arg::new("backing")
+            .long("backing")
+            .short('B')
+            .value_name("file")
+            .help("What lies behind the image, named as the image will name it (qcow2)")
+            .requires("backing-format"),
+        named_format("backing-format", "Format of that, raw or qcow2").requires("backing"),
+        Arg::new("compat")
+            .long("compat")
+            .value_name("0.10|1.1")
+            .help("Version 2 (0.10) or 3 (1.1) of the format; 1.1 if it is not said (qcow2)")
+            .value_parser(["0.10", "1.1"]),
+        flag(
+            "extended-l2",
+            "Parts of clusters are allocated by themselves (qcow2)",
+        ),
+    ]
 }
 
 const FIXED: &str = "All of the disk is in the file from the begin on (vhd, vhdx)";

@@ -11,22 +11,26 @@ use crate::error::{Error, Result};
 /// Bytes of a request, and how many of them are under way at a time.
 const PIECE: u64 = 1 << 20;
 const DEPTH: u16 = 8;
+/// Bytes of memory for what is read of the source. As many follow for the target.
+const HALF: u64 = PIECE * DEPTH as u64;
 /// Zeros are looked for in units of this size: they are not written, as a new image has them.
 const UNIT: usize = 64 << 10;
 
-/// Copies all of `source`, of which `target` has only zeros, and makes it durable. `progress` gets the bytes that are
-/// done and all of them.
+/// Copies all of `source` to `target` and makes it durable; `progress` gets the bytes that are done and all of them.
+/// A target has only zeros, unless it `has_bytes` of its own: then what is the same in both is not written. Gives the number
+/// of bytes that were written.
 ///
 /// # Errors
 /// If one of both cannot be read or written.
 pub(crate) fn copy(
     (source, from): (&dyn Disk, &Path),
     (target, to): (&dyn Disk, &Path),
+    has_bytes: bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64> {
     let regions = [RegionSpec {
         start: 0,
-        size: PIECE * u64::from(DEPTH),
+        size: 2 * HALF,
     }];
     let ram = GuestRam::new(&regions, &RamOptions::default()).map_err(Error::Memory)?;
     let failed = |what, path: &Path| {
@@ -38,25 +42,42 @@ pub(crate) fn copy(
     let mut writer = target.lane(DEPTH).map_err(failed("write", to))?;
     let all = source.capacity();
     let (mut done, mut written) = (0, 0);
-    let mut bytes = vec![0; UNIT];
+    let (mut bytes, mut before) = (vec![0; UNIT], vec![0; UNIT]);
     while done < all {
         progress(done, all);
-        let end = all.min(done + PIECE * u64::from(DEPTH));
-        let reads = pieces(done, end, PIECE);
-        let reads = reads.map(|(offset, address, length)| {
-            let vectors = vectors(&ram, address, length)?;
-            Ok(Operation::Read { offset, vectors })
-        });
-        perform(&mut *reader, reads).map_err(failed("read", from))?;
+        let end = all.min(done + HALF);
+        let reads = |from| {
+            let ram = &ram;
+            pieces(done, end, PIECE).map(move |(offset, address, length)| {
+                let vectors = vectors(ram, from + address, length)?;
+                Ok(Operation::Read { offset, vectors })
+            })
+        };
+        perform(&mut *reader, reads(0)).map_err(failed("read", from))?;
+        if has_bytes {
+            perform(&mut *writer, reads(HALF)).map_err(failed("read", to))?;
+        }
         let units = pieces(done, end, UNIT as u64);
         let mut writes = Vec::new();
         for (offset, address, length) in units {
             let vectors = vectors(&ram, address, length).map_err(failed("write", to))?;
             let count = vectors.copy_to(&mut bytes);
-            if bytes[..count].iter().any(|byte| *byte != 0) {
-                written += length;
-                writes.push(Ok(Operation::Write { offset, vectors }));
+            if has_bytes {
+                let there = self::vectors(&ram, HALF + address, length);
+                there.map_err(failed("read", to))?.copy_to(&mut before);
             }
+            if bytes[..count] == before[..count] {
+                continue;
+            }
+            written += length;
+            writes.push(Ok(match bytes[..count].iter().all(|byte| *byte == 0) {
+                true => Operation::WriteZeroes {
+                    offset,
+                    length,
+                    unmap: true,
+                },
+                false => Operation::Write { offset, vectors },
+            }));
         }
         perform(&mut *writer, writes.into_iter()).map_err(failed("write", to))?;
         done = end;

@@ -31,13 +31,15 @@ impl Progress {
             return;
         }
         self.told = Some(Instant::now());
-        let end = if done >= all { "\n" } else { "" };
         // The work goes on if nobody sees it.
-        let _ = write!(
-            std::io::stderr().lock(),
-            "\r{}{end}",
-            bar(self.what, done, all)
-        );
+        let _ = write!(std::io::stderr().lock(), "\r{}", bar(self.what, done, all));
+    }
+
+    /// It is done, or failed: what is printed next has a line of its own.
+    pub(crate) fn end(&mut self) {
+        if self.told.take().is_some() {
+            let _ = writeln!(std::io::stderr().lock());
+        }
     }
 }
 

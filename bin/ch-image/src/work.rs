@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
-use disk::tools::{self, NewImage};
+use disk::tools::{self, Backing, NewImage};
 use disk::{ImageType, OpenOptions};
 use keyvalue::ByteSize;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub(crate) fn act(matches: &ArgMatches) -> Result<Outcome> {
     // The parser demands one.
     let (name, arguments) = matches.subcommand().ok_or(Error::NoSubcommand)?;
     match name {
-        "check" => check(arguments),
+        "check" => check(arguments, matches.get_flag("json")),
         "convert" => convert(arguments, matches.get_flag("json")),
         "create" => create(arguments),
         "info" => info(arguments),
@@ -72,7 +72,15 @@ fn done(text: &str, json: Value) -> Outcome {
 fn new_image(arguments: &ArgMatches, size: u64) -> NewImage {
     // What does not fit is as wrong as the largest number that does.
     let small = |name| bytes(arguments, name).map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+    let compat = arguments.get_one::<String>("compat");
+    let backing = arguments.get_one::<String>("backing");
     NewImage {
+        version2: compat.is_some_and(|version| version == "0.10"),
+        extended_l2: arguments.get_flag("extended-l2"),
+        backing: backing.map(|name| Backing {
+            name: name.clone(),
+            image_type: format(arguments, "backing-format"),
+        }),
         image_type: format(arguments, "format"),
         size,
         fixed: arguments.get_flag("fixed"),
@@ -83,7 +91,13 @@ fn new_image(arguments: &ArgMatches, size: u64) -> NewImage {
 
 fn create(arguments: &ArgMatches) -> Result<Outcome> {
     let path = path(arguments, "image");
-    let new = new_image(arguments, bytes(arguments, "size").unwrap_or(0));
+    let mut new = new_image(arguments, 0);
+    new.size = match (bytes(arguments, "size"), &new.backing) {
+        (Some(size), _) => size,
+        (None, Some(backing)) => backing.size(&path)?,
+        // The parser demands one of both.
+        (None, None) => 0,
+    };
     tools::create(&path, &new)?;
     Ok(done(
         &format!(
@@ -138,10 +152,15 @@ fn info(arguments: &ArgMatches) -> Result<Outcome> {
     ))
 }
 
-fn check(arguments: &ArgMatches) -> Result<Outcome> {
+fn check(arguments: &ArgMatches, json: bool) -> Result<Outcome> {
     let path = path(arguments, "image");
     let repair = arguments.get_flag("repair");
-    let found = tools::check(&path, format(arguments, "format"), repair)?;
+    let mut progress = Progress::new("checking", json);
+    let image_type = format(arguments, "format");
+    let found = tools::check_telling(&path, image_type, repair, &mut |done, all| {
+        progress.tell(done, all);
+    })?;
+    progress.end();
     let mut lines = found.notes.clone();
     lines.push(match found.errors {
         0 => "no contradictions are in the image".to_owned(),
@@ -179,17 +198,26 @@ fn open(path: &Path, image_type: ImageType, read_only: bool) -> OpenOptions {
 
 fn convert(arguments: &ArgMatches, json: bool) -> Result<Outcome> {
     let (from, to) = (path(arguments, "source"), path(arguments, "target"));
-    let source = disk::open(&open(&from, format(arguments, "source-format"), true))?;
+    let source = disk::open(&OpenOptions {
+        backing_files: arguments.get_flag("backing-files"),
+        ..open(&from, format(arguments, "source-format"), true)
+    })?;
     let new = new_image(arguments, source.capacity());
     tools::create(&to, &new)?;
     let mut progress = Progress::new("copying", json);
-    let copied = disk::open(&open(&to, new.image_type, false))
-        .map_err(Error::from)
-        .and_then(|target| {
-            copy((&*source, &from), (&*target, &to), &mut |done, all| {
-                progress.tell(done, all);
-            })
-        });
+    let target = disk::open(&OpenOptions {
+        // What it names was said on the command line.
+        backing_files: new.backing.is_some(),
+        ..open(&to, new.image_type, false)
+    });
+    let copied = target.map_err(Error::from).and_then(|target| {
+        let has_bytes = new.backing.is_some();
+        let (source, target) = ((&*source, &*from), (&*target, &*to));
+        copy(source, target, has_bytes, &mut |done, all| {
+            progress.tell(done, all);
+        })
+    });
+    progress.end();
     let written = copied.inspect_err(|_| {
         // Half of a disk is worse than none. The reason why there is none is what counts.
         let _ = std::fs::remove_file(&to);

@@ -11,9 +11,7 @@ use crate::{Error, GuestAddress, GuestRam};
 /// Parts of a guest's RAM, in order, for system calls that read or write files and sockets straight
 /// from and into it (readv(2) and its kin, io_uring, Linux AIO).
 ///
-/// It owns a handle to the memory, so that a request which the kernel works on can outlive whatever
-/// made it: as long as this value lives the addresses stay mapped. Emptied and filled again it
-/// allocates nothing in the long run.
+/// It owns a handle to the memory: as long as it lives the addresses stay mapped, whatever becomes of who made it.
 ///
 /// ```
 /// use memory::{GuestRam, IoVectors, RamOptions, RegionSpec};
@@ -35,8 +33,7 @@ pub struct IoVectors {
 /// The most vectors that one system call takes (`IOV_MAX`, readv(2)).
 pub const MOST_VECTORS: usize = 1024;
 
-// SAFETY: the pointers are into mappings that the value itself keeps alive, and are not tied to a
-// thread; what they point to is only ever accessed by the kernel.
+// SAFETY: the pointers are into mappings that the value itself keeps alive, and are not tied to a thread.
 unsafe impl Send for IoVectors {}
 
 impl IoVectors {
@@ -277,6 +274,18 @@ impl IoVectors {
         done
     }
 
+    /// Makes `count` bytes of the parts zeros, after the first `skipped` ones. Gives how many there was room for.
+    pub fn clear_at(&self, skipped: usize, count: usize) -> usize {
+        let mut done = 0;
+        for slice in self.slices_after(skipped) {
+            let here = slice.len().min(count - done);
+            // SAFETY: the slice is within a mapping that is kept alive; the guest may write there, as always.
+            unsafe { slice.ptr_guard_mut().as_ptr().write_bytes(0, here) };
+            done += here;
+        }
+        done
+    }
+
     fn slices_after(&self, skipped: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
         let mut left = skipped;
         self.vectors.iter().filter_map(move |vector| {
@@ -446,6 +455,9 @@ mod tests {
             (1, 0)
         );
         assert_eq!(vectors.copy_to_at(usize::MAX, &mut seen), 0);
+        assert_eq!((vectors.clear_at(3, 6), vectors.clear_at(99, 1)), (6, 0));
+        assert_eq!(vectors.copy_to_at(2, &mut seen), 9);
+        assert_eq!(&seen, b"c\0\0\0\0\0\0jk");
     }
 
     #[test]

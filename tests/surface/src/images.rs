@@ -64,6 +64,7 @@ fn seed(folder: &Path, image_type: ImageType, fixed: bool) -> [Vec<u8>; 2] {
             _ => (!fixed).then_some(1 << 20),
         },
         sector: None,
+        ..NewImage::default()
     };
     create(&path, &new).expect("an image");
     let disk = open(&path, image_type, false).expect("a disk");

@@ -52,7 +52,14 @@ pub(crate) struct Cache {
     pages: HashMap<u64, Page>,
     order: VecDeque<u64>,
     changed: [BTreeSet<u64>; 2],
+    /// Of these, copies are being written to the file.
+    writing: [BTreeSet<u64>; 2],
+    /// Pages that were dropped since the begin.
+    drops: u64,
 }
+
+/// Copies of pages, with where in the file they belong.
+pub(crate) type Copied = Vec<(u64, Box<[u8]>)>;
 
 impl Cache {
     pub(crate) fn new(storage: Arc<dyn Storage>, cluster: u64) -> Self {
@@ -64,6 +71,8 @@ impl Cache {
             pages: HashMap::new(),
             order: VecDeque::new(),
             changed: Default::default(),
+            writing: Default::default(),
+            drops: 0,
         }
     }
 
@@ -116,25 +125,45 @@ impl Cache {
     /// # Errors
     /// If it cannot be read.
     pub(crate) fn load(&mut self, offset: u64) -> io::Result<()> {
-        let number = offset / self.page;
-        if self.pages.contains_key(&number) {
+        if self.pages.contains_key(&(offset / self.page)) {
             return Ok(());
         }
-        let mut bytes = vec![0; narrow(self.page)];
-        let count = self.storage.read(number * self.page, &mut bytes)?;
-        bytes.truncate(count);
+        let fetched = self.fetch(offset).read()?;
+        self.insert(fetched);
+        Ok(())
+    }
+
+    /// The page with the byte at `offset`, to be read while others use the cache.
+    pub(crate) fn fetch(&self, offset: u64) -> Fetch {
+        Fetch {
+            storage: Arc::clone(&self.storage),
+            number: offset / self.page,
+            page: self.page,
+            drops: self.drops,
+        }
+    }
+
+    /// Keeps a page that was read, unless it may be older than the file is.
+    pub(crate) fn insert(&mut self, page: Fetched) {
+        let Fetched {
+            number,
+            bytes,
+            drops,
+        } = page;
+        if drops != self.drops || self.pages.contains_key(&number) {
+            return;
+        }
         self.make_room();
         let checked = vec![0; narrow(self.page / 64)];
         self.order.push_back(number);
         self.pages.insert(
             number,
             Page {
-                bytes: bytes.into(),
+                bytes,
                 used: AtomicBool::new(true),
                 checked: checked.into(),
             },
         );
-        Ok(())
     }
 
     /// Drops a page that was not looked at for long and is as it is in the file.
@@ -148,11 +177,13 @@ impl Cache {
             let Some(page) = self.pages.get(&number) else {
                 continue;
             };
-            let is_changed = self.changed.iter().any(|set| set.contains(&number));
+            let mut sets = self.changed.iter().chain(&self.writing);
+            let is_changed = sets.any(|set| set.contains(&number));
             if is_changed || page.used.swap(false, Ordering::Relaxed) {
                 self.order.push_back(number);
             } else {
                 self.pages.remove(&number);
+                self.drops += 1;
             }
         }
     }
@@ -187,29 +218,32 @@ impl Cache {
         self.changed.iter().map(BTreeSet::len).sum::<usize>() >= self.most / 2
     }
 
-    /// Writes the changes of a stage. They count as changes until [`Cache::written`].
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub(crate) fn write(&self, stage: Stage) -> io::Result<()> {
-        for number in &self.changed[stage as usize] {
-            if let Some(page) = self.pages.get(number) {
-                self.storage.write(number * self.page, &page.bytes)?;
-            }
-        }
-        Ok(())
+    /// Copies the changes of a stage, to be written. The pages stay in memory until [`Cache::end_write`].
+    pub(crate) fn begin_write(&mut self, stage: Stage) -> Copied {
+        let numbers = std::mem::take(&mut self.changed[stage as usize]);
+        let copy = |number: &u64| {
+            let page = self.pages.get(number)?;
+            Some((number * self.page, page.bytes.clone()))
+        };
+        let pages = numbers.iter().filter_map(copy).collect();
+        self.writing[stage as usize].extend(numbers);
+        pages
     }
 
-    /// What [`Cache::write`] wrote is durable.
-    pub(crate) fn written(&mut self, stage: Stage) {
-        self.changed[stage as usize].clear();
+    /// What [`Cache::begin_write`] gave is durable, or still to be written.
+    pub(crate) fn end_write(&mut self, stage: Stage, done: bool) {
+        let mut pages = std::mem::take(&mut self.writing[stage as usize]);
+        if !done {
+            self.changed[stage as usize].append(&mut pages);
+        }
     }
 
     /// Drops what is known of some bytes, changes too: they are used for something else.
     pub(crate) fn forget(&mut self, offset: u64, length: u64) {
         for number in offset / self.page..(offset + length).div_ceil(self.page) {
             self.pages.remove(&number);
-            for set in &mut self.changed {
+            self.drops += 1;
+            for set in self.changed.iter_mut().chain(&mut self.writing) {
                 set.remove(&number);
             }
         }
@@ -220,6 +254,38 @@ impl Cache {
             self.order
                 .retain(|number| pages.contains_key(number) && seen.insert(*number));
         }
+    }
+}
+
+/// A page that is to be read.
+pub(crate) struct Fetch {
+    storage: Arc<dyn Storage>,
+    number: u64,
+    page: u64,
+    drops: u64,
+}
+
+/// A page as it is in the file. If a page was dropped since it was asked for, that may have been this one, with changes.
+pub(crate) struct Fetched {
+    number: u64,
+    bytes: Box<[u8]>,
+    drops: u64,
+}
+
+impl Fetch {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn read(self) -> io::Result<Fetched> {
+        let mut bytes = vec![0; narrow(self.page)];
+        let count = self.storage.read(self.number * self.page, &mut bytes)?;
+        bytes.truncate(count);
+        Ok(Fetched {
+            number: self.number,
+            bytes: bytes.into(),
+            drops: self.drops,
+        })
     }
 }
 

@@ -52,14 +52,22 @@ struct Check<'a> {
     repair: bool,
     /// Bytes of tables that may still be looked at.
     left: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+    /// Entries of L1 tables that were looked at: each of the active table twice, each of the others once.
+    done: u64,
 }
 
 /// Looks for contradictions, and with `repair` makes refcounts, and the flags that follow from them, what the tables
-/// ask for. Nobody changes the image meanwhile. Files that it names are not opened.
+/// ask for. Nobody changes the image meanwhile. Files that it names are not opened. `progress` gets how many entries of
+/// L1 tables were looked at, and how many there are as far as is known.
 ///
 /// # Errors
 /// Why the image cannot be looked at, in words.
-pub(crate) fn check(storage: &Arc<dyn Storage>, repair: bool) -> Result<Findings, String> {
+pub(crate) fn check_telling(
+    storage: &Arc<dyn Storage>,
+    repair: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Findings, String> {
     let words = |error: io::Error| error.to_string();
     let header = read_header(&**storage)?;
     if repair && header.counts.autoclear & !RAW_DATA != 0 {
@@ -75,12 +83,20 @@ pub(crate) fn check(storage: &Arc<dyn Storage>, repair: bool) -> Result<Findings
         found: Findings::default(),
         repair,
         left: LONGEST_WALK,
+        progress,
+        done: 0,
     };
     check.walk().map_err(words)?;
     check.compare().map_err(words)?;
     check.flags().map_err(words)?;
     check.marks().map_err(words)?;
     Ok(check.found)
+}
+
+/// As [`check_telling`], for who does not wait.
+#[cfg(test)]
+pub(crate) fn check(storage: &Arc<dyn Storage>, repair: bool) -> Result<Findings, String> {
+    check_telling(storage, repair, &mut |_, _| {})
 }
 
 /// The header of an image.
@@ -155,7 +171,10 @@ impl Check<'_> {
         let mut table = vec![0; narrow(length)];
         self.storage.read(offset, &mut table)?;
         let mut l2 = vec![0; narrow(self.header.cluster())];
+        let ahead = entries + self.header.l1_entries;
+        let all = self.done + ahead;
         for entry in table.chunks_exact(8).filter_map(|entry| be64(entry, 0)) {
+            self.tell(all);
             let at = entry & OFFSET;
             if at == 0 {
                 continue;
@@ -172,6 +191,12 @@ impl Check<'_> {
             self.l2(&l2);
         }
         Ok(())
+    }
+
+    /// One entry more of so many is done.
+    fn tell(&mut self, all: u64) {
+        self.done += 1;
+        (self.progress)(self.done, all);
     }
 
     fn l2(&mut self, table: &[u8]) {
@@ -207,7 +232,9 @@ impl Check<'_> {
     fn flags(&mut self) -> io::Result<()> {
         let header = self.header;
         let mut l2 = vec![0; narrow(header.cluster())];
+        let all = self.done + header.l1_entries;
         for number in 0..header.l1_entries {
+            self.tell(all);
             let at = header.l1_offset + 8 * number;
             let mut entry = [0; 8];
             self.storage.read(at, &mut entry)?;
@@ -361,7 +388,7 @@ impl Check<'_> {
 
     fn write_counts(&mut self) -> io::Result<()> {
         match self.repair && self.refcounts.is_changed() {
-            true => self.refcounts.write(|| self.storage.flush()),
+            true => self.refcounts.write(),
             false => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::entry::Place;
 use super::epoch::Visitor;
+use super::known::Known;
 use super::narrow;
 use super::read::Qcow2;
 use super::write::Clear;
@@ -21,6 +22,7 @@ pub(crate) struct QcowFormat {
     /// The file of the data.
     data: Arc<Image>,
     visitor: Visitor,
+    known: Known,
     piece: Vec<u8>,
 }
 
@@ -30,6 +32,7 @@ impl QcowFormat {
             image,
             data,
             visitor,
+            known: Known::default(),
             piece: Vec::new(),
         }
     }
@@ -41,11 +44,24 @@ impl QcowFormat {
 
     fn read(&mut self, job: &mut Job) -> io::Result<Option<Operation>> {
         let (at, left) = job.left();
-        let (place, count) = self.image.map().find(at, left)?;
-        if let Place::Data(start) = place
+        let map = self.image.map();
+        if let Some((start, count)) = self.known.find(map.header(), at, left, false)
             && self.reaches(start, count)
         {
             return job.piece(start, count).map(Some);
+        }
+        let (place, count) = map.find(at, left)?;
+        if let Place::Data(start) = place
+            && self.reaches(start, count)
+        {
+            self.known.note(map.header(), at, start, count, false);
+            return job.piece(start, count).map(Some);
+        }
+        if place == Place::Zero
+            || (place == Place::Unallocated && self.image.backing_ends_before(at))
+        {
+            job.give_zeros(count);
+            return Ok(None);
         }
         let count = narrow(count).min(PIECE);
         self.piece.resize(PIECE.max(self.piece.len()), 0);
@@ -57,12 +73,19 @@ impl QcowFormat {
 
     fn write(&mut self, job: &mut Job) -> io::Result<Option<Operation>> {
         let (at, left) = job.left();
-        if let Some((start, count)) = self.image.map().find_own(at, left)?
+        let map = self.image.map();
+        if let Some((start, count)) = self.known.find(map.header(), at, left, true)
             && self.reaches(start, count)
         {
             return job.piece(start, count).map(Some);
         }
-        let cluster = self.image.map().header().cluster();
+        if let Some((start, count)) = map.find_own(at, left)?
+            && self.reaches(start, count)
+        {
+            self.known.note(map.header(), at, start, count, true);
+            return job.piece(start, count).map(Some);
+        }
+        let cluster = map.header().cluster();
         let count = left.min(cluster - at % cluster);
         self.piece.resize(narrow(count).max(self.piece.len()), 0);
         let piece = &mut self.piece[..narrow(count)];
@@ -132,6 +155,7 @@ impl Format for QcowFormat {
     fn next(&mut self, job: &mut Job) -> io::Result<Option<Operation>> {
         // What the tables say holds until the piece is done.
         job.note = self.visitor.enter();
+        self.known.begin(self.image.map());
         let next = match job.kind {
             Kind::Read => self.read(job),
             Kind::Write => self.write(job),

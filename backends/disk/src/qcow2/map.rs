@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::cache::{Cache, Stage, Stop};
+use super::cache::{Cache, Copied, Stage, Stop};
 use super::corrupt;
 use super::entry::{COPIED, Cluster, OFFSET, Place};
 use super::header::Header;
@@ -22,6 +22,7 @@ pub(crate) struct Map {
     header: Header,
     /// Of the disk, in bytes.
     size: AtomicU64,
+    generation: AtomicU64,
     tables: RwLock<Tables>,
 }
 
@@ -48,6 +49,7 @@ impl Map {
         };
         Self {
             size: AtomicU64::new(header.size),
+            generation: AtomicU64::new(0),
             tables: RwLock::new(tables),
             header,
         }
@@ -66,6 +68,17 @@ impl Map {
     /// Changes the size, after the header has it.
     pub(crate) fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
+    }
+
+    /// A number that is another one after data was given up, or parts of it: what was found before then does not count.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Says that data is not any more where the tables had it. To be called after they were changed, and before the
+    /// epoch ends.
+    pub(crate) fn end_generation(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The offset and number of entries of the L1 table.
@@ -93,10 +106,17 @@ impl Map {
 
     /// Looks at the tables, and loads what is not in memory. `look` needs few pages: all of them are there at once.
     fn look<T>(&self, look: impl Fn(&Tables) -> Result<T, Stop>) -> io::Result<T> {
-        match look(&self.read_lock()) {
-            Ok(found) => return Ok(found),
-            Err(Stop::Failed(error)) => return Err(error),
-            Err(Stop::Missing(_)) => {}
+        // The file is read while others look at the tables, unless so much is going on that pages come and go.
+        for _ in 0..3 {
+            let tables = self.read_lock();
+            let missing = match look(&tables) {
+                Ok(found) => return Ok(found),
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Missing(at)) => tables.cache.fetch(at),
+            };
+            drop(tables);
+            let page = missing.read()?;
+            self.write_lock().cache.insert(page);
         }
         let mut tables = self.write_lock();
         loop {
@@ -195,17 +215,14 @@ impl Map {
         self.read_lock().cache.changes(stage)
     }
 
-    /// Writes the changes of a stage. Others look at the tables meanwhile.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub(crate) fn write(&self, stage: Stage) -> io::Result<()> {
-        self.read_lock().cache.write(stage)
+    /// Copies the changes of a stage, to be written. Others look at the tables, and change them, meanwhile.
+    pub(crate) fn begin_write(&self, stage: Stage) -> Copied {
+        self.write_lock().cache.begin_write(stage)
     }
 
-    /// What [`Map::write`] wrote is durable.
-    pub(crate) fn written(&self, stage: Stage) {
-        self.write_lock().cache.written(stage);
+    /// What [`Map::begin_write`] gave is durable, or still to be written.
+    pub(crate) fn end_write(&self, stage: Stage, done: bool) {
+        self.write_lock().cache.end_write(stage, done);
     }
 }
 

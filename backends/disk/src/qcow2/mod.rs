@@ -33,7 +33,9 @@ mod disk;
 mod entry;
 mod epoch;
 mod extensions;
+mod flush;
 mod header;
+mod known;
 mod lane;
 mod map;
 mod open;
@@ -47,7 +49,7 @@ mod tool;
 mod unpack;
 mod write;
 
-pub(crate) use check::check;
+pub(crate) use check::check_telling;
 pub use open::behind;
 pub(crate) use open::open;
 pub(crate) use tool::make;

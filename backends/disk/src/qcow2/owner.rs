@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::corrupt;
 use super::epoch::Epochs;
 use super::header::{CORRUPT, DIRTY, Header, be32, be64};
-use super::map::{L1, L2, Map};
+use super::map::Map;
 use super::refcounts::{Refcounts, Room};
 use crate::storage::Storage;
 
@@ -45,6 +45,8 @@ pub(crate) const RAW_DATA: u64 = 1 << 1;
 /// What is needed to change an image.
 pub(crate) struct Writer {
     owner: Mutex<Owner>,
+    /// Held while changes are brought to the file.
+    pub(super) turn: Mutex<()>,
     pub(crate) epochs: Arc<Epochs>,
     /// Something is in memory that is not in the file.
     changed: AtomicBool,
@@ -59,14 +61,14 @@ pub(crate) struct Owner {
     fixed: Vec<Range<u64>>,
     l1: Range<u64>,
     tables: HashSet<u64>,
-    freed: Vec<Freed>,
+    pub(super) freed: Vec<Freed>,
 }
 
 /// Clusters that no table points to any more, though tables in the file may.
-struct Freed {
-    epoch: u64,
-    first: u64,
-    count: u64,
+pub(super) struct Freed {
+    pub(super) epoch: u64,
+    pub(super) first: u64,
+    pub(super) count: u64,
 }
 
 impl Owner {
@@ -150,6 +152,7 @@ impl Writer {
         clear_autoclear(header, &**file).map_err(words)?;
         Ok(Self {
             owner: Mutex::new(owner),
+            turn: Mutex::new(()),
             epochs: Arc::default(),
             changed: AtomicBool::new(false),
             gives_back,
@@ -176,60 +179,9 @@ impl Writer {
         map.is_full() || owner.refcounts.is_full() || owner.freed.len() >= MOST_FREED
     }
 
-    /// Brings everything to the files, in an order that is safe at any point.
-    ///
-    /// # Errors
-    /// If that fails. What was not brought there is kept for the next time.
-    pub(crate) fn flush(
-        &self,
-        owner: &mut Owner,
-        map: &Map,
-        file: &dyn Storage,
-        data: &dyn Storage,
-    ) -> io::Result<()> {
-        // What is freed by now is pointed to by nothing in the file afterwards.
-        let freed = std::mem::take(&mut owner.freed);
-        let result = stages(owner, map, file, data);
-        if let Err(error) = result {
-            owner.freed.splice(0..0, freed);
-            return Err(error);
-        }
-        let result = self.release(owner, freed, map, file);
-        if owner.freed.is_empty() && !owner.refcounts.is_changed() {
-            self.changed.store(false, Ordering::SeqCst);
-        }
-        result
-    }
-
-    /// Counts down what was freed, except what a transfer that is under way may use.
-    fn release(
-        &self,
-        owner: &mut Owner,
-        freed: Vec<Freed>,
-        map: &Map,
-        file: &dyn Storage,
-    ) -> io::Result<()> {
-        let oldest = self.epochs.oldest();
-        let bits = map.header().cluster_bits;
-        for Freed {
-            epoch,
-            first,
-            count,
-        } in freed
-        {
-            if epoch >= oldest {
-                owner.free(epoch, first, count);
-                continue;
-            }
-            for cluster in first..first + count {
-                let is_free = owner.refcounts.release(cluster)?;
-                if is_free && self.gives_back {
-                    // Nobody needs what is there. If this fails the space is used again all the same.
-                    let _ = file.punch(cluster << bits, 1 << bits);
-                }
-            }
-        }
-        Ok(())
+    /// Nothing is in memory only.
+    pub(crate) fn set_unchanged(&self, _: &Owner) {
+        self.changed.store(false, Ordering::SeqCst);
     }
 }
 
@@ -247,29 +199,6 @@ pub(crate) fn mark(header: &Header, file: &dyn Storage) {
             .write(INCOMPATIBLE_FIELD, &features.to_be_bytes())
             .and_then(|()| file.flush());
     }
-}
-
-/// One stage after the other, each durable before the next.
-fn stages(owner: &mut Owner, map: &Map, file: &dyn Storage, data: &dyn Storage) -> io::Result<()> {
-    let external = map.header().external_data.is_some();
-    owner.refcounts.write(|| {
-        if external {
-            data.flush()?;
-        }
-        file.flush()
-    })?;
-    // Of a new L2 table the first contents are durable by now, so that the L1 table can be written with it.
-    let stages = [L2, L1];
-    if stages.iter().any(|stage| map.changes(*stage) > 0) {
-        for stage in stages {
-            map.write(stage)?;
-        }
-        file.flush()?;
-        for stage in stages {
-            map.written(stage);
-        }
-    }
-    Ok(())
 }
 
 /// What cannot be written, from the header alone.

@@ -11,8 +11,13 @@ use crate::damage::Damage;
 use crate::error::lost;
 use crate::storage::Storage;
 
-/// The cluster of the disk that was decompressed last, by its offset.
-type Last = Option<(u64, Arc<[u8]>)>;
+/// Bytes of clusters that are kept decompressed, and the most that they are.
+const KEPT: usize = 4 << 20;
+const MOST_KEPT: usize = 64;
+
+/// Clusters that were decompressed, by their offset on the disk; what was used last is last. All lanes share them: a
+/// guest that reads from a few places, or in parts, has each cluster decompressed once.
+type Kept = Vec<(u64, Arc<Vec<u8>>)>;
 
 /// One image of a chain.
 pub(crate) enum Layer {
@@ -32,7 +37,7 @@ pub(crate) struct Qcow2 {
     /// Only of an image that is written.
     pub(crate) writer: Option<Writer>,
     pub(crate) damage: Damage,
-    last: Mutex<Last>,
+    kept: Mutex<Kept>,
 }
 
 impl Layer {
@@ -73,7 +78,7 @@ impl Qcow2 {
             backing,
             writer: None,
             damage: Damage::default(),
-            last: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -136,21 +141,31 @@ impl Qcow2 {
         let Packed { offset, length } = packed;
         let cluster = self.map.header().cluster();
         let (start, within) = (at / cluster * cluster, narrow(at % cluster));
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = last().clone();
-        let bytes = match kept {
-            Some((here, bytes)) if here == start => bytes,
-            _ => {
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = |kept: &mut Kept| {
+            let place = kept.iter().rposition(|(here, _)| *here == start)?;
+            kept[place..].rotate_left(1);
+            kept.last().map(|(_, bytes)| Arc::clone(bytes))
+        };
+        let found = find(&mut kept());
+        let bytes = match found {
+            Some(bytes) => bytes,
+            None => {
                 let mut packed = vec![0; length];
                 let count = self.file.read(offset, &mut packed)?;
                 let compression = self.map.header().compression;
                 let bytes = compression.unpack(&packed[..count], narrow(cluster));
-                let bytes = bytes.map_err(|why| {
+                let bytes = Arc::new(bytes.map_err(|why| {
                     lost(format!(
                         "the compressed cluster at {offset:#x} cannot be read: {why}"
                     ))
-                })?;
-                *last() = Some((start, Arc::clone(&bytes)));
+                })?);
+                let most = (KEPT / narrow(cluster)).clamp(1, MOST_KEPT);
+                let mut kept = kept();
+                if kept.len() >= most {
+                    kept.remove(0);
+                }
+                kept.push((start, Arc::clone(&bytes)));
                 bytes
             }
         };

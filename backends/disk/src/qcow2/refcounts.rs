@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use super::cache::{Cache, Stage, Stop};
+use super::cache::{Cache, Copied, Stage, Stop};
 use super::header::{Header, be64};
 use super::{corrupt, narrow};
 use crate::storage::Storage;
@@ -17,6 +17,8 @@ use crate::storage::Storage;
 /// The longest refcount table, in bytes: an image with more is one that somebody made up, or has 2^20 clusters of
 /// refcounts.
 const LONGEST_TABLE: u64 = 8 << 20;
+/// One change takes fewer clusters than this: data, an L2 table, and blocks of refcounts for them.
+const MOST_OF_A_CHANGE: u64 = 16;
 /// The file grows by so many bytes at least.
 const GROWTH: u64 = 1 << 20;
 /// Bits of an entry of the table that have a meaning.
@@ -346,28 +348,79 @@ impl Refcounts {
         self.blocks.changes(Stage::First) > 0 || !self.changed.is_empty()
     }
 
-    /// Writes counts, and makes them durable with `sync`; then the table that points to them.
+    /// Whether the table may have to grow for what one change takes. It moves then, which is nothing to do beside a flush.
+    pub(crate) fn is_short(&self) -> bool {
+        let there = self.storage.length().div_ceil(self.cluster());
+        there.saturating_add(MOST_OF_A_CHANGE) >= self.table.len() as u64 * self.per_block()
+    }
+
+    /// Copies what was changed, to be written. The changes stay in memory until [`Refcounts::end_write`].
+    pub(crate) fn begin_write(&mut self) -> Counts {
+        let page = self.blocks.page();
+        let pages = std::mem::take(&mut self.changed);
+        let bytes_of = |number: &u64| {
+            let first = narrow(number * page / 8);
+            let entries = self.table.iter().skip(first).take(narrow(page / 8));
+            let bytes = entries.flat_map(|entry| entry.to_be_bytes()).collect();
+            (self.table_offset + number * page, bytes)
+        };
+        Counts {
+            table: pages.iter().map(bytes_of).collect(),
+            blocks: self.blocks.begin_write(Stage::First),
+            pages,
+        }
+    }
+
+    /// What [`Refcounts::begin_write`] gave is durable, or still to be written.
+    pub(crate) fn end_write(&mut self, mut counts: Counts, done: bool) {
+        self.blocks.end_write(Stage::First, done);
+        if !done {
+            self.changed.append(&mut counts.pages);
+        }
+    }
+
+    /// Writes all that was changed, for who does nothing else.
     ///
     /// # Errors
     /// If the file cannot be written. Everything is written again then the next time.
-    pub(crate) fn write(&mut self, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        self.blocks.write(Stage::First)?;
+    pub(crate) fn write(&mut self) -> io::Result<()> {
+        let counts = self.begin_write();
+        let storage = Arc::clone(&self.storage);
+        let result = counts.write(&*storage, || storage.flush());
+        self.end_write(counts, result.is_ok());
+        result
+    }
+}
+
+/// Refcounts, and what the table says of where they are, as they are to be in the file.
+pub(crate) struct Counts {
+    blocks: Copied,
+    table: Copied,
+    /// Of the table, by number.
+    pages: BTreeSet<u64>,
+}
+
+impl Counts {
+    /// Writes counts, and makes them durable with `sync`; then the table that points to them.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn write(
+        &self,
+        file: &dyn Storage,
+        sync: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
+        for (at, bytes) in &self.blocks {
+            file.write(*at, bytes)?;
+        }
         sync()?;
-        self.blocks.written(Stage::First);
-        if self.changed.is_empty() {
+        if self.table.is_empty() {
             return Ok(());
         }
-        let page = self.blocks.page();
-        for number in &self.changed {
-            let first = narrow(number * page / 8);
-            let entries = self.table.iter().skip(first).take(narrow(page / 8));
-            let bytes: Vec<u8> = entries.flat_map(|entry| entry.to_be_bytes()).collect();
-            self.storage
-                .write(self.table_offset + number * page, &bytes)?;
+        for (at, bytes) in &self.table {
+            file.write(*at, bytes)?;
         }
-        self.storage.flush()?;
-        self.changed.clear();
-        Ok(())
+        file.flush()
     }
 }
 

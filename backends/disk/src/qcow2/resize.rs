@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::flush::Turn;
 use super::narrow;
 use super::owner::{Owner, longest_l1};
 use super::read::Qcow2;
@@ -43,7 +44,7 @@ impl Qcow2 {
     fn grow(&self, new: u64, old: u64) -> io::Result<()> {
         let header = self.map().header();
         let entries = new.div_ceil(header.span());
-        self.change(|image, owner| image.grow_l1(owner, entries))?;
+        self.change_alone(|image, owner, turn| image.grow_l1(owner, turn, entries))?;
         if header.external_data.is_some() && self.data.length() < new {
             self.data.set_length(new)?;
         }
@@ -97,7 +98,7 @@ impl Qcow2 {
     }
 
     /// Makes the L1 table longer: a new one at the end of the file, then the header points to it.
-    fn grow_l1(&self, owner: &mut Owner, entries: u64) -> io::Result<()> {
+    fn grow_l1(&self, owner: &mut Owner, turn: &Turn<'_>, entries: u64) -> io::Result<()> {
         let header = self.map().header();
         let (offset, old) = self.map().l1();
         if entries <= old {
@@ -107,7 +108,7 @@ impl Qcow2 {
         // What is in memory of the old table is in the file then, and the new table's refcounts are before it is used.
         let clusters = (8 * entries).div_ceil(header.cluster());
         let room = owner.refcounts.allocate_many(clusters)?;
-        writer.flush(owner, self.map(), &*self.file, &*self.data)?;
+        writer.flush_as_owner(turn, owner, self.map(), &*self.file, &*self.data)?;
         let mut table = vec![0; narrow(clusters * header.cluster())];
         self.file.read(offset, &mut table[..narrow(8 * old)])?;
         self.file.write(room.offset, &table)?;

@@ -3,8 +3,6 @@
 //! What is compressed was perhaps made to do harm. A stream is followed until the cluster is full, and no further, so
 //! that memory does not follow from what the stream says: a few clusters, and the window of zstd, which is limited.
 
-use std::sync::Arc;
-
 use flate2::{Decompress, FlushDecompress};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
@@ -27,7 +25,7 @@ impl Compression {
     ///
     /// # Errors
     /// Why that cannot be done, in words.
-    pub(crate) fn unpack(self, packed: &[u8], cluster: usize) -> Result<Arc<[u8]>, String> {
+    pub(crate) fn unpack(self, packed: &[u8], cluster: usize) -> Result<Vec<u8>, String> {
         match self {
             Self::Deflate => inflate(packed, cluster),
             Self::Zstd => unzstd(packed, cluster),
@@ -35,7 +33,7 @@ impl Compression {
     }
 }
 
-fn inflate(packed: &[u8], cluster: usize) -> Result<Arc<[u8]>, String> {
+fn inflate(packed: &[u8], cluster: usize) -> Result<Vec<u8>, String> {
     let mut bytes = vec![0; cluster];
     let mut stream = Decompress::new(false);
     let result = stream.decompress(packed, &mut bytes, FlushDecompress::Finish);
@@ -43,11 +41,11 @@ fn inflate(packed: &[u8], cluster: usize) -> Result<Arc<[u8]>, String> {
     if stream.total_out() != cluster as u64 {
         return Err("it is too short".into());
     }
-    Ok(bytes.into())
+    Ok(bytes)
 }
 
 /// One frame, or some behind each other.
-fn unzstd(mut packed: &[u8], cluster: usize) -> Result<Arc<[u8]>, String> {
+fn unzstd(mut packed: &[u8], cluster: usize) -> Result<Vec<u8>, String> {
     let words = |error: ruzstd::decoding::errors::FrameDecoderError| error.to_string();
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(WINDOW);
@@ -63,7 +61,7 @@ fn unzstd(mut packed: &[u8], cluster: usize) -> Result<Arc<[u8]>, String> {
         }
         bytes.extend(part);
     }
-    Ok(bytes.into())
+    Ok(bytes)
 }
 
 #[cfg(test)]

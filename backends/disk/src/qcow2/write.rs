@@ -3,6 +3,7 @@
 use std::io;
 
 use super::entry::{Cluster, Packed, Place, parts_between};
+use super::flush::Turn;
 use super::owner::{Owner, Writer, mark};
 use super::read::Qcow2;
 use super::refcounts::Room;
@@ -44,14 +45,40 @@ impl Qcow2 {
         let writer = self.writer()?;
         let mut owner = writer.lock();
         self.damage.refuse_changes()?;
-        let mut result = Ok(());
         if writer.is_full(&owner, self.map()) {
-            result = writer.flush(&mut owner, self.map(), &*self.file, &*self.data);
+            drop(owner);
+            self.flush()?;
+            owner = writer.lock();
         }
-        writer.set_changed();
-        let result = result.and_then(|()| change(self, &mut owner));
+        if owner.refcounts.is_short() {
+            drop(owner);
+            return self.change_alone(|image, owner, _| change(image, owner));
+        }
+        self.change_now(&mut owner, change)
+    }
+
+    /// As [`Qcow2::change`], and nobody flushes meanwhile.
+    pub(crate) fn change_alone<T>(
+        &self,
+        change: impl FnOnce(&Self, &mut Owner, &Turn<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let writer = self.writer()?;
+        let turn = writer.turn();
+        self.change_now(&mut writer.lock(), |image, owner| {
+            change(image, owner, &turn)
+        })
+    }
+
+    fn change_now<T>(
+        &self,
+        owner: &mut Owner,
+        change: impl FnOnce(&Self, &mut Owner) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.damage.refuse_changes()?;
+        self.writer()?.set_changed();
+        let result = change(self, owner);
         if let Err(error) = &result {
-            self.note_as_owner(&owner, error);
+            self.note_as_owner(owner, error);
         }
         result
     }
@@ -82,11 +109,11 @@ impl Qcow2 {
     /// If that fails.
     pub(crate) fn flush(&self) -> io::Result<()> {
         let writer = self.writer()?;
-        let mut owner = writer.lock();
+        let turn = writer.turn();
         self.damage.refuse_changes()?;
-        let result = writer.flush(&mut owner, self.map(), &*self.file, &*self.data);
+        let result = writer.flush(&turn, self.map(), &*self.file, &*self.data);
         if let Err(error) = &result {
-            self.note_as_owner(&owner, error);
+            self.note(error);
         }
         result
     }
@@ -361,6 +388,7 @@ impl Qcow2 {
             self.free(owner, host >> bits, 1)?;
         }
         // Transfers that begin now do not find it any more.
+        self.map().end_generation();
         self.writer()?.epochs.end();
         Ok(())
     }
@@ -413,6 +441,7 @@ impl Qcow2 {
         }
         let entry = self.own_table(owner, at)? + header.entry_offset(at);
         self.map().set_cluster(entry, &new, false)?;
+        self.map().end_generation();
         if old.packed.is_some() || new.host != old.host {
             self.give_up(owner, &old)?;
         }

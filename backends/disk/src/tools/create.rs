@@ -8,10 +8,10 @@ use super::no_tool;
 use crate::mapped::{impossible, open_file};
 use crate::storage::Storage;
 use crate::vhdx::Parameters;
-use crate::{Error, ImageType, OpenOptions, qcow2, vhd, vhdx};
+use crate::{Error, ImageType, OpenOptions, open, qcow2, vhd, vhdx};
 
 /// What a new image is to be like. Its disk has only zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewImage {
     /// The format.
     pub image_type: ImageType,
@@ -21,8 +21,40 @@ pub struct NewImage {
     pub fixed: bool,
     /// Bytes of a block, for formats that have them; `None` for what is usual.
     pub block: Option<u32>,
+    /// QCOW2 of version 2 rather than 3, for programs that know no other.
+    pub version2: bool,
+    /// Clusters have 32 parts that are allocated by themselves (QCOW2 of version 3, "Extended L2 Entries").
+    pub extended_l2: bool,
+    /// What is behind the image, for formats that can say so.
+    pub backing: Option<Backing>,
     /// Bytes of a sector as the guest is to see it, for formats that say so; `None` for 512.
     pub sector: Option<u32>,
+}
+
+/// An image that lies behind another one: what that does not have is read from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// As the image will say it: a relative path begins in the image's folder.
+    pub name: String,
+    /// Raw or QCOW2.
+    pub image_type: ImageType,
+}
+
+impl Backing {
+    /// Bytes of the disk in it, if it lies behind an image at `path`.
+    ///
+    /// # Errors
+    /// What opening it gives.
+    pub fn size(&self, path: &Path) -> Result<u64, Error> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let disk = open(&OpenOptions {
+            image_type: self.image_type,
+            read_only: true,
+            backing_files: true,
+            ..OpenOptions::new(folder.join(&self.name))
+        })?;
+        Ok(disk.capacity())
+    }
 }
 
 /// Makes an image, of a file that must not be there yet. Nothing is left of it if that fails.
@@ -56,6 +88,11 @@ fn fill(storage: &dyn Storage, new: &NewImage) -> io::Result<()> {
         ))),
         None => Ok(()),
     };
+    if new.image_type != ImageType::Qcow2 {
+        refused(new.version2.then_some(0), "version")?;
+        refused(new.extended_l2.then_some(0), "extended L2 entries")?;
+        refused(new.backing.is_some().then_some(0), "backing file")?;
+    }
     match new.image_type {
         ImageType::Qcow2 => {
             refused(new.sector, "size of sectors")?;

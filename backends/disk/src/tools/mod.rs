@@ -9,7 +9,7 @@ mod info;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use create::{NewImage, create};
+pub use create::{Backing, NewImage, create};
 pub use findings::Findings;
 pub(crate) use info::Shape;
 pub use info::{Info, detect, info};
@@ -19,17 +19,27 @@ use crate::mapped::open_file;
 use crate::storage::Storage;
 use crate::{Error, ImageType, OpenOptions, qcow2, vhd, vhdx};
 
+/// Looks at an image, puts right what is wrong if it is to, and says how far it is.
+type Check = fn(&Arc<dyn Storage>, bool, &mut dyn FnMut(u64, u64)) -> Result<Findings, String>;
+
 /// Looks for contradictions in an image, and with `repair` puts right what can be without guessing. Without it nothing
-/// is written. The image is locked meanwhile.
+/// is written. The image is locked meanwhile. `progress` gets what is done and all that is to be done, in no particular
+/// unit.
 ///
 /// # Errors
 /// [`Error::Format`] if the image cannot be opened at all, [`Error::NoTool`] for formats that have nothing to check,
 /// and what opening of files gives.
-pub fn check(path: &Path, image_type: ImageType, repair: bool) -> Result<Findings, Error> {
-    let check = match image_type {
-        ImageType::Qcow2 => qcow2::check,
-        ImageType::FixedVhd => vhd::check,
-        ImageType::Vhdx => vhdx::check,
+pub fn check_telling(
+    path: &Path,
+    image_type: ImageType,
+    repair: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Findings, Error> {
+    let check: Check = match image_type {
+        ImageType::Qcow2 => qcow2::check_telling,
+        // Their tables are looked at in a moment.
+        ImageType::FixedVhd => |storage, repair, _| vhd::check(storage, repair),
+        ImageType::Vhdx => |storage, repair, _| vhdx::check(storage, repair),
         ImageType::Raw => {
             return Err(no_tool(
                 path,
@@ -44,11 +54,19 @@ pub fn check(path: &Path, image_type: ImageType, repair: bool) -> Result<Finding
         ..OpenOptions::new(path)
     })?;
     let storage: Arc<dyn Storage> = Arc::<Image>::clone(&file);
-    check(&storage, repair).map_err(|reason| Error::Format {
+    check(&storage, repair, progress).map_err(|reason| Error::Format {
         path: path.to_owned(),
         word: image_type.word(),
         reason,
     })
+}
+
+/// As [`check_telling`], for who does not wait.
+///
+/// # Errors
+/// As [`check_telling`].
+pub fn check(path: &Path, image_type: ImageType, repair: bool) -> Result<Findings, Error> {
+    check_telling(path, image_type, repair, &mut |_, _| {})
 }
 
 pub(crate) fn no_tool(path: &Path, image_type: ImageType, what: &'static str) -> Error {

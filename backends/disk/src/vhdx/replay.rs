@@ -23,6 +23,9 @@ pub(crate) const DESCRIPTOR: usize = 32;
 pub(crate) const CHECKSUM: usize = 4;
 /// No file that a log speaks of is longer: twice the largest disk.
 const LONGEST_FILE: u64 = 128 << 40;
+/// A log makes at most so many times the bytes that the file has zeros: each descriptor of 32 bytes may speak of all of it,
+/// and where no holes can be made they are written.
+const MOST_ZEROS: u64 = 4;
 /// Bytes of which checksums are made, beyond some times the log: it could be made of entries within entries.
 const BUDGET: usize = 64 << 20;
 
@@ -106,9 +109,17 @@ impl Replay {
             length: head.last.max(storage.length()),
         };
         let own = header.log_offset..header.log_offset + u64::from(header.log_length);
+        let (mut there, mut zeros) = (storage.length(), 0_u64);
+        let most = there.saturating_mul(MOST_ZEROS);
         for entry in &active {
-            for change in log.changes(entry)? {
+            for mut change in log.changes(entry)? {
                 replay.check(&change, &own)?;
+                zeros = zeros.saturating_add(change.cut(&mut there));
+                if zeros > most {
+                    return Err(format!(
+                        "its log wants more than {most} bytes to be zeros, {MOST_ZEROS} times the length of the file"
+                    ));
+                }
                 replay.changes.push(change);
             }
         }
@@ -155,6 +166,21 @@ struct Span {
 }
 
 impl Change {
+    /// Takes zeros behind the `there` bytes that the file has by then away, as it gets longer with zeros. Gives how many
+    /// are left.
+    fn cut(&mut self, there: &mut u64) -> u64 {
+        match self {
+            Self::Data { offset, page } => {
+                *there = (*there).max(*offset + page.len() as u64);
+                0
+            }
+            Self::Zero { offset, length } => {
+                *length = (*length).min(there.saturating_sub(*offset));
+                *length
+            }
+        }
+    }
+
     fn range(&self) -> Span {
         let (start, length) = match self {
             Self::Data { offset, page } => (*offset, page.len() as u64),

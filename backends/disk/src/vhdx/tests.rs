@@ -7,7 +7,7 @@ use super::guid::Guid;
 use super::header::Header;
 use super::journal::Journal;
 use super::region::PLACES;
-use super::replay::SECTOR;
+use super::replay::{Change, Replay, SECTOR};
 use super::{MIB, Parameters, Vhdx, check, create};
 use crate::mapped::{Mapping, put};
 use crate::storage::Storage;
@@ -344,6 +344,41 @@ fn logs_that_lead_astray_are_refused_and_change_nothing() {
     let mut bytes = with_log();
     bytes[LOG + 70] ^= 1;
     assert!(refusal(bytes).contains("nothing that is in order"));
+}
+
+#[test]
+fn a_log_makes_no_more_zeros_than_the_file_has_bytes_for() {
+    let zeros = |count: usize, length: u64, last: u64| {
+        let mut bytes = with_log();
+        let sequence: [u8; 8] = bytes[LOG + 16..LOG + 24].try_into().unwrap();
+        put(
+            &mut bytes,
+            LOG + 24,
+            &[u8::try_from(count).unwrap(), 0, 0, 0],
+        );
+        put(&mut bytes, LOG + 56, &last.to_le_bytes());
+        for descriptor in 0..count {
+            let at = LOG + 64 + 32 * descriptor;
+            put(&mut bytes, at, b"zero\0\0\0\0");
+            put(&mut bytes, at + 8, &length.to_le_bytes());
+            put(&mut bytes, at + 16, &(3 * MIB).to_le_bytes());
+            put(&mut bytes, at + 24, &sequence);
+        }
+        seal_at(&mut bytes, LOG, 2 * SECTOR);
+        bytes
+    };
+    // A file that is to have 64 TiB, and zeros in half of them: those that are not there yet come by themselves.
+    let bytes = zeros(1, 1 << 45, 1 << 46);
+    let length = bytes.len() as u64 - 3 * MIB;
+    let storage = file(bytes);
+    let header = Header::read(&*storage).unwrap();
+    let replay = Replay::read(&*storage, &header).unwrap().unwrap();
+    let offset = 3 * MIB;
+    assert_eq!(replay.changes, [Change::Zero { offset, length }]);
+    // As many as are in a sector.
+    let refused = refusal(zeros(126, 1 << 45, 1 << 46));
+    assert!(refused.contains("4 times the length"), "{refused}");
+    assert!(Vhdx::open(file(zeros(4, 1 << 20, 16 << 20)), false).is_ok());
 }
 
 #[test]

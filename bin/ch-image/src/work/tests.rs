@@ -226,3 +226,113 @@ fn a_check_of_qcow2_counts_users_of_clusters() {
         (&json!(0), &json!(0))
     );
 }
+
+/// Parts of the answer of `qemu-img info` to an image, which it also has to find in order.
+fn seen_by_qemu(path: &str) -> Value {
+    qemu_img(&["check", "-q", path]);
+    let output = Command::new("qemu-img")
+        .args(["info", "--output", "json", path])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{path}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn images_of_qcow2_are_made_over_others_of_both_versions_and_with_extended_entries() {
+    let (folder, raw) = source();
+    let name = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for (index, more) in [
+        &["--compat", "0.10"][..],
+        &["--compat", "1.1"],
+        &["--extended-l2"],
+        &["--extended-l2", "--block-size", "16K"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // Relative names begin where the image is.
+        let first = name(&format!("{index}"));
+        let base = ["-B", "source", "--backing-format", "raw"];
+        let create = ["create", "--format", "qcow2"];
+        run(&[&create[..], more, &base, &[&first]].concat()).unwrap();
+        let info = seen_by_qemu(&first);
+        let own = &info["format-specific"]["data"];
+        let compat = if more[1..] == ["0.10"] { "0.10" } else { "1.1" };
+        assert_eq!(own["compat"], compat, "{info}");
+        let is_extended = more[0] == "--extended-l2";
+        assert_eq!(own["extended-l2"] == true, is_extended, "{info}");
+        assert_eq!(info["virtual-size"], (20 << 20) + 512);
+        assert_eq!(info["backing-filename"], "source");
+        assert_eq!(info["backing-filename-format"], "raw");
+        qemu_img(&["compare", &first, &raw]);
+        // Half a megabyte more, and what is behind it is an image of ours.
+        let second = name(&format!("{index}-over"));
+        let base = ["-B", &format!("{index}"), "--backing-format", "qcow2"];
+        let words = [&create[..], more, &base, &["--size", "21M", &second]].concat();
+        run(&words).unwrap();
+        assert_eq!(seen_by_qemu(&second)["virtual-size"], 21 << 20);
+    }
+    // Versions and parts that do not go together, and what is not there.
+    let new = name("new");
+    for (words, why) in [
+        (
+            &["--compat", "0.10", "--extended-l2", "--size", "1M"][..],
+            "version 2",
+        ),
+        (&["--extended-l2", "--block-size", "8K", "--size", "1M"], ""),
+        (&["-B", "nothing", "--backing-format", "raw"], "nothing"),
+        (
+            &["-B", "source", "--backing-format", "vhd", "--size", "1M"],
+            "raw and qcow2",
+        ),
+    ] {
+        let create = ["create", "--format", "qcow2"];
+        let error = run(&[&create[..], words, &[&new]].concat()).unwrap_err();
+        let text = telemetry::chain(&error).join(": ");
+        assert!(text.contains(why), "{words:?}: {text}");
+        assert!(!std::path::Path::new(&new).exists(), "{words:?}");
+    }
+    let words = [
+        "create",
+        "--format",
+        "vhd",
+        "--extended-l2",
+        "--size",
+        "1M",
+        &new,
+    ];
+    assert!(run(&words).is_err());
+}
+
+#[test]
+fn only_what_differs_from_what_lies_behind_is_converted() {
+    let (folder, raw) = source();
+    let name = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let changed = name("changed");
+    std::fs::copy(&raw, &changed).unwrap();
+    let file = File::options().write(true).open(&changed).unwrap();
+    // Other bytes where there were some and where there were none, and zeros where there were some.
+    for (at, byte) in [(0, 7), (12 << 20, 8), (5 << 20, 0)] {
+        file.write_all_at(&[byte; 512], at).unwrap();
+    }
+    for (index, more) in [&["--compat", "0.10"][..], &["--extended-l2"], &[]]
+        .into_iter()
+        .enumerate()
+    {
+        let first = name(&format!("{index}"));
+        let base = ["-B", "source", "--backing-format", "raw"];
+        let words = ["convert", "--source-format", "raw", "--format", "qcow2"];
+        let outcome = run(&[&words[..], more, &base, &[&changed, &first]].concat()).unwrap();
+        assert_eq!(outcome.json["written"], 3 * (64 << 10), "{more:?}");
+        assert_eq!(seen_by_qemu(&first)["backing-filename"], "source");
+        qemu_img(&["compare", &first, &changed]);
+        // Back, through what lies behind it.
+        let second = name(&format!("{index}-back"));
+        let words = ["convert", "--source-format", "qcow2", "--format", "raw"];
+        let refused = run(&[&words[..], &[&first, &second]].concat()).unwrap_err();
+        assert!(telemetry::chain(&refused).join(": ").contains("backing"));
+        run(&[&words[..], &["--backing-files", &first, &second]].concat()).unwrap();
+        assert!(std::fs::read(&second).unwrap() == std::fs::read(&changed).unwrap());
+    }
+}

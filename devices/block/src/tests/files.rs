@@ -185,6 +185,7 @@ fn images_of_microsoft_are_written_resized_and_there_again() {
             fixed,
             block: None,
             sector: None,
+            ..NewImage::default()
         };
         create(&path, &new).unwrap();
         let options = OpenOptions {

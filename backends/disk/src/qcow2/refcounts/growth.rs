@@ -127,9 +127,17 @@ impl Refcounts {
             .flat_map(|entry| entry.to_be_bytes())
             .collect();
         self.storage.write(offset, &bytes)?;
-        self.blocks.write(Stage::First)?;
-        self.storage.flush()?;
-        self.blocks.written(Stage::First);
+        // Nobody flushes now: what is written here is not overwritten by what it was before.
+        let blocks = self.blocks.begin_write(Stage::First);
+        let write = || {
+            for (at, bytes) in &blocks {
+                self.storage.write(*at, bytes)?;
+            }
+            self.storage.flush()
+        };
+        let result = write();
+        self.blocks.end_write(Stage::First, result.is_ok());
+        result?;
         // Both fields are in one sector, and so change together.
         let mut field = [0; 12];
         field[..8].copy_from_slice(&offset.to_be_bytes());

@@ -1,5 +1,6 @@
 //! Images made by an independent tool, and broken ones.
 
+mod beside;
 mod hostile;
 mod images;
 mod model;

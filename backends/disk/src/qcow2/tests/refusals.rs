@@ -293,6 +293,7 @@ fn images_of_our_own_are_those_of_the_tool_too() {
             fixed: false,
             block,
             sector: None,
+            ..tools::NewImage::default()
         };
         tools::create(&path, &new).unwrap();
         assert!(tools::create(&path, &new).is_err(), "it is there");
@@ -318,6 +319,7 @@ fn images_of_our_own_are_those_of_the_tool_too() {
         fixed: false,
         block: Some(5000),
         sector: None,
+        ..tools::NewImage::default()
     };
     assert!(tools::create(&folder.path().join("b"), &new).is_err());
 }

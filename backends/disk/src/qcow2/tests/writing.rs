@@ -361,3 +361,71 @@ fn another_size_while_lanes_are_open() {
         compare(folder, &after, options);
     }
 }
+
+/// A lane that has met a cluster learns of it when another one gives it up.
+#[test]
+fn lanes_forget_what_another_one_gives_up() {
+    let folder = folder();
+    if !tool(folder.path(), "qemu-img create -q -f qcow2 a.qcow2 5M") {
+        return;
+    }
+    let path = folder.path().join("a.qcow2");
+    let options = OpenOptions {
+        read_only: false,
+        ..options(&path)
+    };
+    let disk = open(&options).unwrap();
+    let ram = ram();
+    let [mut one, mut other] = [(); 2].map(|()| disk.lane(4).unwrap());
+    let run = |lane: &mut Box<dyn Lane>, operation: Operation| {
+        lane.push(Request { tag: 1, operation });
+        let mut events = Vec::new();
+        lane.drain(&mut events).unwrap();
+        match events.pop() {
+            Some(Event::Done {
+                result: Ok(()),
+                vectors,
+                ..
+            }) => vectors,
+            other => panic!("{other:?}"),
+        }
+    };
+    let filled = |byte: u8| {
+        let mut vectors = IoVectors::new(ram.clone());
+        vectors.push(0, 512).unwrap();
+        vectors.copy_from(&[byte; 512]);
+        vectors
+    };
+    let offset = 512;
+    for unmap in [false, true] {
+        for byte in [1, 2] {
+            let vectors = filled(byte);
+            run(&mut one, Operation::Write { offset, vectors });
+        }
+        let (offset, length) = (0, 64 << 10);
+        let clear = Operation::WriteZeroes {
+            offset,
+            length,
+            unmap,
+        };
+        run(&mut other, clear);
+        // Its place may be somebody else's by now.
+        run(&mut other, Operation::Flush);
+        let offset = 512;
+        let vectors = filled(9);
+        let read = run(&mut one, Operation::Read { offset, vectors });
+        let mut seen = [8; 512];
+        read.unwrap().copy_to(&mut seen);
+        assert_eq!(seen, [0; 512], "unmap {unmap}");
+        let vectors = filled(3);
+        run(&mut one, Operation::Write { offset, vectors });
+        run(&mut one, Operation::Flush);
+        let vectors = filled(9);
+        let read = run(&mut other, Operation::Read { offset, vectors });
+        read.unwrap().copy_to(&mut seen);
+        assert_eq!(seen, [3; 512], "unmap {unmap}");
+    }
+    drop((one, other, disk));
+    assert!(raw(folder.path(), "-f qcow2 a.qcow2")[512..1024] == [3; 512]);
+    tool(folder.path(), "qemu-img check -q a.qcow2");
+}
