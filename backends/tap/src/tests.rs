@@ -392,3 +392,47 @@ fn a_queue_that_is_full_says_so_at_once() {
     assert_eq!(batch.send_again(taken, &queue), Outcome::Refused);
     assert_eq!(batch.send_again(MOST_FRAMES, &queue), Outcome::Refused);
 }
+
+#[test]
+fn a_batch_receives_in_order_and_says_what_did_not_come() {
+    if !own_network() {
+        return;
+    }
+    let tap = Tap::open("t0", 1).unwrap();
+    tap.configure(&Settings::default()).unwrap();
+    let wire = Wire::new("t0");
+    let ram = ram();
+    let mut batch = Batch::new(&ram);
+    let places = |batch: &mut Batch| {
+        for place in 0..6 {
+            let frame = batch.next_frame().unwrap();
+            frame.push(0x1000 * (place + 1), 1024).unwrap();
+        }
+    };
+    places(&mut batch);
+    let mut frame = [0; 60];
+    frame[..6].fill(0xff);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    for number in 0..4 {
+        frame[20] = number;
+        assert!(wire.send(&frame));
+    }
+    let came = Arrival::Frame(HEADER + 60);
+    let expected = [came, came, came, came, Arrival::Empty, Arrival::Empty];
+    assert_eq!(batch.receive(&tap.queues()[0]), expected);
+    for number in 0..4_u8 {
+        let mut byte = [0xff];
+        let place = 0x1000 * (u64::from(number) + 1);
+        ram.read(place + HEADER as u64 + 20, &mut byte).unwrap();
+        assert_eq!(byte, [number]);
+    }
+    places(&mut batch);
+    assert_eq!(batch.receive(&tap.queues()[0]), [Arrival::Empty; 6]);
+    testing::ip("link delete t0");
+    places(&mut batch);
+    let gone = batch.receive(&tap.queues()[0]).to_vec();
+    assert!(
+        gone.iter().all(|it| *it == Arrival::Failed(libc::EBADFD)),
+        "{gone:?}"
+    );
+}

@@ -28,6 +28,7 @@ mod control;
 mod device;
 mod feature;
 mod mac;
+mod moderation;
 mod pair;
 mod receive;
 mod shared;

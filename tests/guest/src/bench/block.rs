@@ -1,6 +1,6 @@
 //! Load on a disk: `write=0|1`, `size=BYTES`, `random=0|1`, `depth=N` requests in flight on each of `queues=N`.
 
-use super::{Work, measure, number};
+use super::{Work, measure, notify, number};
 use crate::boot::Boot;
 use crate::devices::block::{READ, SECTOR, WRITE};
 use crate::memory::{fill, read8, read64, take, write8, write32, write64};
@@ -72,7 +72,7 @@ pub(super) fn run(boot: &Boot) {
         for lane in lanes.iter_mut().flatten() {
             let done = lane.again(load, &mut random);
             work.done += done;
-            if done > 0 && lane.queue.notify() {
+            if done > 0 && notify(&mut lane.queue) {
                 work.doorbells += 1;
             }
         }

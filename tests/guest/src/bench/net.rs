@@ -1,6 +1,6 @@
 //! Frames of `size=BYTES` bytes: `send=1` as fast as the device takes them, `send=0` as they come.
 
-use super::{Work, measure, number};
+use super::{Work, measure, notify, number};
 use crate::boot::Boot;
 use crate::memory::{put, take};
 use crate::virtio::{Device, Part, Queue, feature, kind};
@@ -48,7 +48,7 @@ pub(super) fn run(boot: &Boot) {
             offer(queue, part, head.into());
             work.done += 1;
         }
-        if work.done > 0 && queue.notify() {
+        if work.done > 0 && notify(queue) {
             work.doorbells += 1;
         }
         work

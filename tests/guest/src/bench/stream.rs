@@ -1,5 +1,6 @@
 //! One stream to the host over a socket device (VIRTIO 1.3, 5.10).
 
+use super::notify;
 use crate::machine::{PATIENCE, wait_for};
 use crate::memory::{read16, read32, read64, take, write16, write32, write64};
 use crate::virtio::{Device, Part, Queue, feature};
@@ -101,7 +102,7 @@ impl Stream {
             self.offer(head);
             came = true;
         }
-        if came && self.receive.notify() {
+        if came && notify(&mut self.receive) {
             self.doorbells += 1;
         }
         if self.received.wrapping_sub(self.told) > ROOM / 4 {
@@ -150,7 +151,7 @@ impl Stream {
         write32(packet + 40, self.received);
         self.told = self.received;
         self.send.add(&[Part::read(packet, HEADER as u32 + len)]);
-        if self.send.notify() {
+        if notify(&mut self.send) {
             self.doorbells += 1;
         }
         true

@@ -25,6 +25,7 @@ impl Row {
                 rate: of(|sample| sample.rate),
                 cpu: of(|sample| sample.cpu),
                 others: of(|sample| sample.others),
+                sampled: of(|sample| sample.sampled),
                 doorbells: of(|sample| sample.doorbells),
             })
         });
@@ -119,6 +120,7 @@ pub(super) fn json(monitors: &[Monitor], rows: &[Row], runs: usize) -> String {
                         "bytes_per_second": sample.rate * row.cell.bytes(),
                         "cpu_seconds_each": sample.cpu,
                         "cpu_seconds_each_without_vcpus": sample.others,
+                        "vcpu_system_seconds_each_sampled": sample.sampled,
                         "doorbells_each": sample.doorbells,
                     }))
                 })
@@ -148,6 +150,7 @@ mod tests {
             rate,
             cpu,
             others: cpu,
+            sampled: 0.0,
             doorbells: 1.0,
         }
     }
