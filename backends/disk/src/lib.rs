@@ -33,7 +33,7 @@
 //! request reads from or writes to places that are in the file goes to the engine; what is compressed, in a backing
 //! file or nowhere yet is dealt with by the lane's thread.
 //!
-//! VHD and VHDX images are read, written and resized, fixed and dynamic; what is differencing is refused. Allocated
+//! VHD and VHDX images are read, written and resized, fixed and dynamic; those with a parent are read. Allocated
 //! blocks take the way of a raw image, whatever the engine. VMDK is refused.
 //!
 //! # Files that are not what they were
@@ -69,5 +69,4 @@ mod vhdx;
 pub use contract::{Disk, Engine, Event, Lane, Operation, PassedOver, Request, Topology};
 pub use error::Error;
 pub use options::{ImageType, LockGranularity, OpenOptions};
-pub use qcow2::behind;
-pub use raw::open;
+pub use raw::{behind, open};

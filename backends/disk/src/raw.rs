@@ -1,6 +1,7 @@
 //! Raw images: byte n of the disk is byte n of the file.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::image::Image;
@@ -37,6 +38,20 @@ pub fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
         engine,
         passed_over,
     }))
+}
+
+/// The files that are opened with an image because it names them, and whether they are written: backing files, data
+/// files and parents. None without [`OpenOptions::backing_files`], and for what cannot be opened: to open the disk says why.
+#[must_use]
+pub fn behind(options: &OpenOptions) -> Vec<(PathBuf, bool)> {
+    let read = |paths: Vec<PathBuf>| paths.into_iter().map(|path| (path, false)).collect();
+    match options.image_type {
+        _ if !options.backing_files => Vec::new(),
+        ImageType::Qcow2 => qcow2::behind(options),
+        ImageType::FixedVhd => read(vhd::behind(options)),
+        ImageType::Vhdx => read(vhdx::behind(options)),
+        ImageType::Raw | ImageType::FlatVmdk | ImageType::Unknown => Vec::new(),
+    }
 }
 
 /// A disk whose direct I/O is of blocks of this size, whatever the file system asks for.

@@ -11,7 +11,8 @@ use crate::{Error, GuestAddress, GuestRam};
 /// Parts of a guest's RAM, in order, for system calls that read or write files and sockets straight
 /// from and into it (readv(2) and its kin, io_uring, Linux AIO).
 ///
-/// It owns a handle to the memory: as long as it lives the addresses stay mapped, whatever becomes of who made it.
+/// It owns a handle to the memory: as long as it lives the addresses stay mapped, whatever becomes of who made it. Emptied
+/// and filled again it allocates nothing in the long run.
 ///
 /// ```
 /// use memory::{GuestRam, IoVectors, RamOptions, RegionSpec};
@@ -447,13 +448,8 @@ mod tests {
         assert_eq!(vectors.copy_to_at(2, &mut seen), 9);
         assert_eq!(&seen, b"c012345jk");
         assert_eq!(vectors.copy_to_at(10, &mut seen), 2);
-        assert_eq!(
-            (
-                vectors.copy_from_at(11, b"xyz"),
-                vectors.copy_from_at(12, b"x")
-            ),
-            (1, 0)
-        );
+        assert_eq!(vectors.copy_from_at(11, b"xyz"), 1);
+        assert_eq!(vectors.copy_from_at(12, b"x"), 0);
         assert_eq!(vectors.copy_to_at(usize::MAX, &mut seen), 0);
         assert_eq!((vectors.clear_at(3, 6), vectors.clear_at(99, 1)), (6, 0));
         assert_eq!(vectors.copy_to_at(2, &mut seen), 9);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Mapping;
 use super::lane::MappedFormat;
+use super::parent::Layer;
 use crate::damage::Damage;
 use crate::image::Image;
 use crate::pieces::FormatLane;
@@ -16,6 +17,8 @@ use crate::{Disk, Engine, Error, ImageType, Lane, OpenOptions, PassedOver, Topol
 pub(crate) struct MappedDisk {
     mapping: Arc<dyn Mapping>,
     file: Arc<Image>,
+    /// What lies behind a differencing image.
+    parent: Option<Arc<Layer>>,
     engine: Engine,
     passed_over: Vec<PassedOver>,
     damage: Arc<Damage>,
@@ -37,12 +40,14 @@ impl MappedDisk {
     pub(crate) fn share(
         mapping: Arc<dyn Mapping>,
         file: Arc<Image>,
+        parent: Option<Layer>,
         options: &OpenOptions,
     ) -> Arc<dyn Disk> {
         let (engine, passed_over) = choose(options);
         Arc::new(Self {
             mapping,
             file,
+            parent: parent.map(Arc::new),
             engine,
             passed_over,
             damage: Arc::default(),
@@ -99,6 +104,8 @@ impl Disk for MappedDisk {
         let below = file_lane(&self.file, self.engine, depth)?;
         let format = MappedFormat {
             mapping: Arc::clone(&self.mapping),
+            parent: self.parent.clone(),
+            piece: Vec::new(),
             read_only: self.file.read_only,
             damage: Arc::clone(&self.damage),
         };

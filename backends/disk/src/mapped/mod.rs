@@ -8,6 +8,7 @@
 
 mod disk;
 mod lane;
+pub(crate) mod parent;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,8 @@ pub(crate) use crate::error::{corrupt, impossible};
 pub(crate) enum Place {
     /// Nowhere: they are zeros.
     Zero,
+    /// In the image that lies behind this one.
+    Parent,
     /// At this offset in the file.
     Data(u64),
 }

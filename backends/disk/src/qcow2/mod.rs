@@ -50,8 +50,7 @@ mod unpack;
 mod write;
 
 pub(crate) use check::check_telling;
-pub use open::behind;
-pub(crate) use open::open;
+pub(crate) use open::{behind, open};
 pub(crate) use tool::make;
 
 use crate::bytes::narrow;

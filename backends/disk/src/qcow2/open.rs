@@ -45,12 +45,8 @@ pub(crate) fn open(options: &OpenOptions) -> Result<Arc<dyn Disk>, Error> {
 }
 
 /// The files that are opened with an image because it names them: backing files and data files, the latter to be
-/// written if the image is. None for other formats, and for what cannot be opened: to open the disk says why.
-#[must_use]
-pub fn behind(options: &OpenOptions) -> Vec<(PathBuf, bool)> {
-    if options.image_type != ImageType::Qcow2 || !options.backing_files {
-        return Vec::new();
-    }
+/// written if the image is.
+pub(crate) fn behind(options: &OpenOptions) -> Vec<(PathBuf, bool)> {
     let mut chain = Chain::new(options);
     // What was named up to an error is of no use: without the rest the disk is not opened.
     match chain.open(&options.path, true) {

@@ -33,6 +33,9 @@ pub(crate) fn create(
             storage.set_length(size + FOOTER as u64)?;
             storage.write(size, footer.bytes())?;
         }
+        DiskType::Differencing => {
+            return Err(impossible("a VHD with a parent cannot be made here"));
+        }
         DiskType::Dynamic => {
             let block = block.unwrap_or(USUAL_BLOCK);
             let entries = size.div_ceil(block.max(1).into());

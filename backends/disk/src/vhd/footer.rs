@@ -26,6 +26,8 @@ pub(crate) enum DiskType {
     Fixed,
     /// Blocks are in the file once they were written.
     Dynamic,
+    /// What is not in the file is in that of a parent.
+    Differencing,
 }
 
 /// A footer that is in order. Fields that have no meaning here are kept.
@@ -47,6 +49,7 @@ impl Footer {
         let (kind, header) = match disk_type {
             DiskType::Fixed => (2_u32, NOWHERE),
             DiskType::Dynamic => (3, FOOTER as u64),
+            DiskType::Differencing => (4, FOOTER as u64),
         };
         put(&mut bytes, 16, &header.to_be_bytes());
         put(&mut bytes, 24, &now().to_be_bytes());
@@ -94,9 +97,7 @@ impl Footer {
         match be32(&self.bytes, 60) {
             2 => Ok(DiskType::Fixed),
             3 => Ok(DiskType::Dynamic),
-            4 => Err("it is a differencing image, whose parent is another file; \
-                 qemu-img convert or the merge of Hyper-V makes one image of both"
-                .into()),
+            4 => Ok(DiskType::Differencing),
             other => Err(format!("its disk type {other} is not known")),
         }
     }
@@ -104,6 +105,13 @@ impl Footer {
     /// Size of the disk in bytes.
     pub(crate) fn size(&self) -> u64 {
         be64(&self.bytes, 48)
+    }
+
+    /// By what its children know it.
+    pub(crate) fn id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.bytes[68..84]);
+        id
     }
 
     /// Where the header of a dynamic image is.

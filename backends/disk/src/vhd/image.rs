@@ -8,6 +8,7 @@ use super::SECTOR;
 use super::dynamic::Blocks;
 use super::footer::{DiskType, FOOTER, Footer};
 use super::header::{HEADER, Header};
+use super::parent::ParentOf;
 use crate::mapped::{Mapping, Place, corrupt, run};
 use crate::storage::Storage;
 
@@ -16,6 +17,8 @@ pub(crate) struct Vhd {
     capacity: AtomicU64,
     /// None if the image has a fixed size.
     pub(super) blocks: Option<Blocks>,
+    /// Of a differencing image.
+    pub(super) parent: Option<ParentOf>,
     owner: Mutex<Owner>,
 }
 
@@ -53,13 +56,27 @@ impl Vhd {
                 ));
             }
             DiskType::Fixed => None,
-            DiskType::Dynamic => Some(open_blocks(&storage, &footer)?),
+            DiskType::Dynamic | DiskType::Differencing => Some(open_blocks(&storage, &footer)?),
+        };
+        let (blocks, parent) = match blocks {
+            Some((blocks, header)) if footer.disk_type()? == DiskType::Differencing => {
+                if !read_only {
+                    return Err(
+                        "it is a differencing image, which can only be read (readonly=on)".into(),
+                    );
+                }
+                let parent = ParentOf::read(&*storage, &header)?;
+                (Some(blocks), Some(parent))
+            }
+            Some((blocks, _)) => (Some(blocks), None),
+            None => (None, None),
         };
         let size = footer.size();
         let image = Self {
             storage,
             capacity: AtomicU64::new(size),
             blocks,
+            parent,
             owner: Mutex::new(Owner {
                 footer,
                 footer_at,
@@ -75,6 +92,11 @@ impl Vhd {
 
     pub(crate) fn is_dynamic(&self) -> bool {
         self.blocks.is_some()
+    }
+
+    /// By what its children know it.
+    pub(super) fn id(&self) -> [u8; 16] {
+        self.owner().footer.id()
     }
 
     pub(super) fn owner(&self) -> MutexGuard<'_, Owner> {
@@ -142,7 +164,10 @@ impl Mapping for Vhd {
         match &self.blocks {
             _ if most == 0 => Err(io::ErrorKind::InvalidInput.into()),
             None => Ok((Place::Data(offset), most)),
-            Some(blocks) => run(offset, most, |at| blocks.at(at)),
+            Some(blocks) => run(offset, most, |at| match blocks.at(at)? {
+                (Place::Zero, count) if self.parent.is_some() => Ok((Place::Parent, count)),
+                found => Ok(found),
+            }),
         }
     }
 
@@ -210,12 +235,12 @@ fn find_footer(storage: &dyn Storage) -> Result<Found, String> {
         return Ok(Found { footer, at });
     }
     match read(0)? {
-        Some(footer) if footer.disk_type()? == DiskType::Dynamic => Ok(Found { footer, at: None }),
+        Some(footer) if footer.disk_type()? != DiskType::Fixed => Ok(Found { footer, at: None }),
         _ => Err("it has no footer, or the checksum of its footer is wrong".into()),
     }
 }
 
-fn open_blocks(storage: &Arc<dyn Storage>, footer: &Footer) -> Result<Blocks, String> {
+fn open_blocks(storage: &Arc<dyn Storage>, footer: &Footer) -> Result<(Blocks, Header), String> {
     let at = footer.header_offset();
     if at < FOOTER as u64 || !at.is_multiple_of(SECTOR) {
         return Err(format!("its header at {at:#x} is not where one can be"));
@@ -228,5 +253,6 @@ fn open_blocks(storage: &Arc<dyn Storage>, footer: &Footer) -> Result<Blocks, St
         return Err(corrupt("its header is not within the file").to_string());
     }
     let header = Header::parse(&bytes)?;
-    Blocks::open(Arc::clone(storage), at, &header, footer.size())
+    let blocks = Blocks::open(Arc::clone(storage), at, &header, footer.size())?;
+    Ok((blocks, header))
 }

@@ -68,7 +68,8 @@ fn fields_that_cannot_be_are_refused_by_name() {
         (48, &u64::MAX.to_be_bytes(), "size of"),
         (48, &(2041_u64 << 30).to_be_bytes(), "size of"),
         (48, &(10_u64 << 20).to_be_bytes(), "5 blocks"),
-        (60, &4_u32.to_be_bytes(), "differencing"),
+        // A parent that has no name: that is said when it is looked for.
+        (60, &4_u32.to_be_bytes(), "none"),
         (60, &7_u32.to_be_bytes(), "disk type 7"),
         (84, &[1], "saved"),
         // Of the header: table, version, entries, block.

@@ -54,6 +54,7 @@ pub(crate) fn create(storage: &dyn Storage, parameters: Parameters) -> io::Resul
         size_at: 0,
         logical_sector: parameters.sector,
         physical_sector: 4096,
+        parent: None,
     };
     if parameters.size == 0 || parameters.size > LARGEST {
         return Err(impossible(format!(

@@ -25,6 +25,18 @@ const PARTIALLY_PRESENT: u64 = 7;
 const STATE: u64 = 7;
 const OFFSET: u64 = !(MIB - 1);
 
+/// Sectors that are looked at in a bitmap at a time.
+const MOST_SECTORS: u64 = 4096;
+
+/// Where a block is.
+enum Block {
+    /// Nowhere in the file.
+    Absent(Place),
+    Whole(u64),
+    /// Some of its sectors.
+    InPart(u64),
+}
+
 pub(crate) struct Vhdx {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) table: Table,
@@ -84,6 +96,9 @@ impl Vhdx {
             return Err("its log overlaps a region".into());
         }
         let metadata = Metadata::read(&*storage, &regions.metadata)?;
+        if metadata.parent.is_some() && !read_only {
+            return Err("it is a differencing image, which can only be read (readonly=on)".into());
+        }
         let table = metadata.entries(metadata.size).saturating_mul(8);
         if table > regions.bat.end - regions.bat.start {
             return Err(format!(
@@ -132,15 +147,25 @@ impl Vhdx {
         places.regions.bat.start + 8 * index
     }
 
-    /// Where a block is in the file, if it is.
+    /// Where a block is in the file, if it is there or a part of it.
     ///
     /// # Errors
     /// If the table cannot be read, or says what cannot be.
     pub(super) fn start(&self, number: u64) -> io::Result<Option<u64>> {
+        Ok(match self.block(number)? {
+            Block::Absent(_) => None,
+            Block::Whole(start) | Block::InPart(start) => Some(start),
+        })
+    }
+
+    fn block(&self, number: u64) -> io::Result<Block> {
         let entry = u64::from_le_bytes(self.table.entry(self.entry_at(number))?);
+        let has_parent = self.metadata.parent.is_some();
         match entry & STATE {
-            NOT_PRESENT..=UNMAPPED => return Ok(None),
+            NOT_PRESENT if has_parent => return Ok(Block::Absent(Place::Parent)),
+            NOT_PRESENT..=UNMAPPED => return Ok(Block::Absent(Place::Zero)),
             FULLY_PRESENT => {}
+            PARTIALLY_PRESENT if has_parent => {}
             PARTIALLY_PRESENT => {
                 return Err(corrupt(format!(
                     "block {number} is in part in a parent, and there is none"
@@ -157,6 +182,15 @@ impl Vhdx {
             .metadata
             .block
             .min(self.capacity().saturating_sub(first));
+        self.check_place(start, length, || format!("block {number}"))?;
+        Ok(match entry & STATE {
+            PARTIALLY_PRESENT => Block::InPart(start),
+            _ => Block::Whole(start),
+        })
+    }
+
+    /// Blocks are within the file, and where no table is.
+    fn check_place(&self, start: u64, length: u64, what: impl Fn() -> String) -> io::Result<()> {
         let range = start..start.saturating_add(length);
         let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
         let mut tables = places.regions.all.iter().chain([&places.log]);
@@ -165,18 +199,59 @@ impl Vhdx {
             || tables.any(|table| overlap(table, &range))
         {
             return Err(corrupt(format!(
-                "block {number} at {start:#x} is not where a block can be"
+                "{} at {start:#x} is not where a block can be",
+                what()
             )));
         }
-        Ok(Some(start))
+        Ok(())
+    }
+
+    /// Where a byte of a block is of which a part is in the parent, and how many are there with it ([MS-VHDX] 2.4).
+    fn in_part(&self, number: u64, start: u64, within: u64) -> io::Result<(Place, u64)> {
+        let ratio = self.metadata.chunk_ratio();
+        let chunk = number / ratio;
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        // Behind the entries of the chunk's blocks.
+        let at = places.regions.bat.start + 8 * (chunk * (ratio + 1) + ratio);
+        if at + 8 > places.regions.bat.end {
+            return Err(corrupt("its table of blocks has no entry for a bitmap"));
+        }
+        drop(places);
+        let entry = u64::from_le_bytes(self.table.entry(at)?);
+        if entry & STATE != FULLY_PRESENT {
+            return Err(corrupt(format!(
+                "block {number} is in part in the parent, and which part is not said"
+            )));
+        }
+        let bitmap = entry & OFFSET;
+        self.check_place(bitmap, MIB, || format!("the bitmap of chunk {chunk}"))?;
+        let sector = u64::from(self.metadata.logical_sector);
+        // In sectors from the chunk's begin on: less than 2^23, as many as the bitmap has bits.
+        let first = (number % ratio * self.metadata.block + within) / sector;
+        let end = (number % ratio + 1) * self.metadata.block / sector;
+        let is_here = |sector: u64| -> io::Result<bool> {
+            let [byte] = self.table.entry(bitmap + sector / 8)?;
+            Ok(byte & (1 << (sector % 8)) != 0)
+        };
+        let here = is_here(first)?;
+        let mut behind = first + 1;
+        while behind < end.min(first + MOST_SECTORS) && is_here(behind)? == here {
+            behind += 1;
+        }
+        let place = match here {
+            true => Place::Data(start + within),
+            false => Place::Parent,
+        };
+        Ok((place, (behind - first) * sector - within % sector))
     }
 
     fn at(&self, offset: u64) -> io::Result<(Place, u64)> {
         let block = self.metadata.block;
         let (number, within) = (offset / block, offset % block);
-        let place = match self.start(number)? {
-            Some(start) => Place::Data(start + within),
-            None => Place::Zero,
+        let place = match self.block(number)? {
+            Block::Whole(start) => Place::Data(start + within),
+            Block::InPart(start) => return self.in_part(number, start, within),
+            Block::Absent(place) => place,
         };
         Ok((place, block - within))
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::LARGEST;
 use super::guid::Guid;
+use super::parent::{self, ParentOf};
 use crate::mapped::{le16, le32, le64, narrow, put};
 use crate::storage::Storage;
 
@@ -69,6 +70,8 @@ pub(crate) struct Metadata {
     /// 512 or 4096.
     pub(crate) logical_sector: u32,
     pub(crate) physical_sector: u32,
+    /// Of a differencing image.
+    pub(crate) parent: Option<ParentOf>,
 }
 
 impl Metadata {
@@ -94,13 +97,18 @@ impl Metadata {
         let (_, logical) = items.get(LOGICAL_SECTOR, 4, "logical sector size")?;
         let (_, physical) = items.get(PHYSICAL_SECTOR, 4, "physical sector size")?;
         let flags = le32(&parameters, 4);
-        if flags & HAS_PARENT != 0 || items.find(PARENT_LOCATOR).is_some() {
-            return Err(
-                "it is a differencing image, whose parent is another file; the merge of Hyper-V \
-                 makes one image of both"
-                    .into(),
-            );
-        }
+        let parent = match (flags & HAS_PARENT != 0, items.find(PARENT_LOCATOR)) {
+            (false, None) => None,
+            (true, Some((_, length))) if length <= parent::LONGEST => {
+                let (_, bytes) = items.get(PARENT_LOCATOR, length, "locator of a parent")?;
+                Some(ParentOf::parse(&bytes)?)
+            }
+            (true, Some((_, length))) => {
+                return Err(format!("the locator of its parent has {length} bytes"));
+            }
+            (true, None) => return Err("it has a parent, and does not say which".into()),
+            (false, Some(_)) => return Err("it names a parent, and says that it has none".into()),
+        };
         let metadata = Self {
             block: le32(&parameters, 0).into(),
             leave_allocated: flags & LEAVE_ALLOCATED != 0,
@@ -108,6 +116,7 @@ impl Metadata {
             size_at,
             logical_sector: le32(&logical, 0),
             physical_sector: le32(&physical, 0),
+            parent,
         };
         metadata.check()?;
         Ok(metadata)

@@ -194,7 +194,7 @@ fn metadata_that_cannot_be_is_refused() {
         (ITEMS, &(3_u32 << 20).to_le_bytes(), "power of two"),
         (ITEMS, &(512_u32 << 20).to_le_bytes(), "power of two"),
         (ITEMS, &0_u32.to_le_bytes(), "blocks have 0 bytes"),
-        (ITEMS + 4, &2_u32.to_le_bytes(), "differencing"),
+        (ITEMS + 4, &2_u32.to_le_bytes(), "does not say which"),
         (ITEMS + 8, &0_u64.to_le_bytes(), "size of 0"),
         (ITEMS + 8, &u64::MAX.to_le_bytes(), "size of"),
         (ITEMS + 8, &(64_u64 << 40).to_le_bytes(), "too short"),

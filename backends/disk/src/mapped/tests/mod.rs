@@ -1,5 +1,6 @@
 //! VHD and VHDX against an independent program, a model, power cuts, and whoever made an image to do harm.
 
+mod differencing;
 mod hostile;
 mod power;
 
