@@ -71,6 +71,7 @@ pub(crate) const DEBIAN: &[Need] = &[
 /// What only the tests take: the tools that judge the guest's tables.
 pub(crate) const TEST: &[Need] = &[
     program("acpica-tools", "iasl"),
+    program("dbus-daemon", "dbus-run-session"),
     program("dmidecode", "dmidecode"),
     program("e2fsprogs", "mkfs.ext4"),
     program("gdb", "gdb"),
@@ -79,6 +80,7 @@ pub(crate) const TEST: &[Need] = &[
     program("iputils-ping", "ping"),
     program("qemu-utils", "qemu-img"),
     program("socat", "socat"),
+    program("systemd", "busctl"),
 ];
 
 /// What clients of the API take that come from PyPI.

@@ -26,6 +26,7 @@ mod release;
 mod run;
 mod terminal;
 mod test;
+mod trace;
 mod workspace;
 
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ cargo xtask COMMAND
     --binary PATH
   layers               checks that crates depend downwards only
   lints                checks the rules that no other tool knows
+  trace FILE           draws what a monitor with the feature tracing wrote about its start, as FILE.svg
+    -o PATH
   docs                 builds the reference of every crate
   nested -- COMMAND…   runs a command in an emulated host whose /dev/kvm runs a stock kernel
   help                 shows this
@@ -88,6 +91,7 @@ fn dispatch(command: &str, arguments: Vec<String>) -> Result<u8> {
         "clients" => clients::command(&project, arguments),
         "layers" => layers::check(&project).map(|()| 0),
         "lints" => lints::check(&project).map(|()| 0),
+        "trace" => trace::command(arguments),
         "docs" => docs::build(&project).map(|()| 0),
         "nested" => nested::command(&project, &arguments),
         "help" | "--help" | "-h" => {

@@ -36,6 +36,10 @@ pub(crate) enum Error {
     /// The guest cannot be debugged.
     #[error("cannot serve gdb")]
     Gdb(#[source] io::Error),
+    /// The API cannot be on D-Bus.
+    #[cfg(feature = "dbus_api")]
+    #[error("cannot serve the API on D-Bus")]
+    Dbus(#[from] dbus::Error),
     /// The machine failed.
     #[error(transparent)]
     Machine(#[from] machine::Error),

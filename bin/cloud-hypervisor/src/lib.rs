@@ -9,10 +9,14 @@ compile_error!("no hypervisor is selected: build with --features kvm");
 
 pub mod cli;
 mod error;
+#[cfg(feature = "dhat-heap")]
+mod heap;
 mod run;
 mod signals;
 
 use std::process::ExitCode;
+
+use telemetry::trace;
 
 /// Exit status of a wrong command line.
 const USAGE: u8 = 2;
@@ -21,6 +25,7 @@ const USAGE: u8 = 2;
 #[must_use]
 pub fn main() -> ExitCode {
     telemetry::start_clock();
+    let step = trace::step("command line");
     let invocation = match cli::Invocation::read(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(cli::Stop::Done(text)) => return cli::print(&text),
@@ -33,7 +38,19 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run::run(&invocation) {
+    step.end();
+    #[cfg(feature = "dhat-heap")]
+    let _profile = match heap::start(&invocation) {
+        Ok(profile) => profile,
+        Err(problem) => {
+            telemetry::print_chain(&problem);
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = run::run(&invocation);
+    // Of a start that failed.
+    trace::finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             telemetry::print_chain(&error);

@@ -12,7 +12,7 @@ use machine::{Debugger, Driver, First, Options, Restore};
 use sandbox::landlock::{Access, Rules};
 use sandbox::{COMMON, Filter, Mode};
 use server::{Cleanup, Listener, Server};
-use telemetry::event;
+use telemetry::{event, trace};
 
 use crate::cli::{self, ApiSocket, EventMonitorConfig, Invocation};
 use crate::error::Error;
@@ -24,7 +24,10 @@ const EVENT_FLUSH: Duration = Duration::from_millis(500);
 /// Runs the machine that the command line describes, to its end.
 pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     // First, so that the log too is for the user alone.
+    let step = trace::step("process");
     sandbox::prepare_process()?;
+    #[cfg(feature = "tracing")]
+    trace::write_to(create_trace()?);
     start_log(invocation)?;
     sandbox::crash::install_panic_hook();
     sandbox::crash::install()?;
@@ -39,6 +42,8 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         .as_ref()
         .map(|gdb| Listener::bind(&gdb.path))
         .transpose()?;
+    step.end();
+    let step = trace::step("configuration");
     let config = invocation.vm.clone().map(prepare).transpose()?;
     let saved = invocation
         .restore
@@ -53,8 +58,12 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
     let config = config.or(saved);
     let landlock =
         invocation.landlock || config.as_ref().is_some_and(|config| config.landlock_enable);
+    step.end();
+    let step = trace::step("hypervisor");
     request_amx(config.as_ref())?;
     let hypervisor = hypervisor::open()?;
+    step.end();
+    let step = trace::step("confinement");
     // Before the first thread of ours: none may stay outside the rules, nor be where signals end
     // the process.
     let signals = signals::block().map_err(Error::Signals)?;
@@ -66,9 +75,11 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
         let filter = filter.clone();
         event::init_with(sink, move || filter.apply().map_err(io::Error::other))?;
     }
+    step.end();
     let debugger = gdb.is_some().then(Debugger::new).transpose();
     let debugger = debugger.map_err(Error::Gdb)?;
     event!("vmm", "starting");
+    let step = trace::step("driver");
     let driver = Driver::start(
         first,
         hypervisor,
@@ -79,19 +90,33 @@ pub(crate) fn run(invocation: &Invocation) -> Result<(), Error> {
             debugger: debugger.clone(),
         },
     )?;
+    step.end();
+    let step = trace::step("services");
     let _gdb = gdb
         .zip(debugger)
         .map(|(gdb, debugger)| debug(gdb, debugger, &driver, invocation.seccomp))
         .transpose()?;
     signals.serve(driver.remote(), filter.clone())?;
+    let api = Arc::new(api(&driver));
     let server = listener
-        .map(|listener| serve(listener, &driver, invocation.seccomp))
+        .map(|listener| serve(listener, Arc::clone(&api), invocation.seccomp))
+        .transpose()?;
+    #[cfg(feature = "dbus_api")]
+    let dbus = invocation
+        .dbus
+        .clone()
+        .map(|place| serve_dbus(place, api, invocation.seccomp))
         .transpose()?;
     // From here this thread waits, and at the end says what went wrong.
     filter.apply()?;
+    step.end();
     let result = driver.join();
     if let Some(server) = server {
         server.stop();
+    }
+    #[cfg(feature = "dbus_api")]
+    if let Some(dbus) = dbus {
+        dbus.stop();
     }
     if !event::flush(EVENT_FLUSH) {
         telemetry::warn!("--event-monitor: the reader is too slow, the last events are lost");
@@ -111,6 +136,13 @@ fn start_log(invocation: &Invocation) -> Result<(), Error> {
         file,
     })?;
     Ok(())
+}
+
+/// The file of the trace, in the working folder.
+#[cfg(feature = "tracing")]
+fn create_trace() -> Result<File, Error> {
+    let name = format!("cloud-hypervisor-{}.trace", std::process::id());
+    create("the working folder (feature tracing)", Path::new(&name))
 }
 
 fn create(option: &'static str, path: &Path) -> Result<File, Error> {
@@ -181,8 +213,8 @@ fn debug(
     Ok(cleanup)
 }
 
-/// Serves the API on a thread of its own.
-fn serve(listener: Listener, driver: &Driver, seccomp: Mode) -> Result<Server, Error> {
+/// The API of the driver's machine.
+fn api(driver: &Driver) -> Api {
     let version = env!("CARGO_PKG_VERSION");
     let ping = Ping {
         build_version: format!("v{version}"),
@@ -190,8 +222,19 @@ fn serve(listener: Listener, driver: &Driver, seccomp: Mode) -> Result<Server, E
         pid: std::process::id().into(),
         features: cli::features(),
     };
+    Api::new(driver.remote(), ping)
+}
+
+/// Serves the API on D-Bus, on a thread of its own.
+#[cfg(feature = "dbus_api")]
+fn serve_dbus(place: dbus::Place, api: Arc<Api>, seccomp: Mode) -> Result<dbus::Service, Error> {
+    let filter = Filter::compile(seccomp, &[COMMON, dbus::SYSCALLS])?;
+    Ok(dbus::Service::start(place, api, filter)?)
+}
+
+/// Serves the API on a thread of its own.
+fn serve(listener: Listener, api: Arc<Api>, seccomp: Mode) -> Result<Server, Error> {
     let filter = Filter::compile(seccomp, &[COMMON, server::SYSCALLS])?;
-    let api = Arc::new(Api::new(driver.remote(), ping));
     Ok(Server::start(listener, api, filter)?)
 }
 

@@ -1,6 +1,6 @@
 //! Tells what the program does, to people and to machines.
 //!
-//! Three ways, for three readers:
+//! Four ways, for four readers:
 //!
 //! - **Log lines** for whoever looks into a problem: [`error!`], [`warn!`], [`info!`], [`debug!`]
 //!   and [`trace!`], through the `log` crate so that libraries' lines show too. A guest can make
@@ -9,6 +9,7 @@
 //!   macros, such as [`warn_unlimited!`], are for what only the operator can cause.
 //! - **Events** for programs that manage this one: [`event!`] puts a JSON object on the stream that
 //!   `--event-monitor` named. Nothing a guest or a slow reader does makes the program wait for it.
+//! - **A trace of the start** for developers, in builds with the feature `tracing`: [`trace::step`].
 //! - **Chains of causes** for who started the program in vain: [`print_chain`].
 //!
 //! Times count from [`start_clock`], the first thing `main` does.
@@ -24,6 +25,7 @@ pub mod event;
 pub mod log;
 mod macros;
 pub mod rate;
+pub mod trace;
 
 pub use chain::{chain, chain_text, print_chain};
 pub use clock::{elapsed, start_clock};

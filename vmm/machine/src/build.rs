@@ -13,6 +13,7 @@ use hypervisor::{
 use memory::{GuestRam, RegionSpec};
 use pci::Pci;
 use sandbox::Filter;
+use telemetry::trace;
 
 use crate::features::Features;
 use crate::loader::Loader;
@@ -93,20 +94,30 @@ impl Machine {
         legacy: &mut Legacy,
     ) -> Result<Self> {
         let features = ground.features;
+        let step = trace::step("memory");
         let ram = new_ram(config)?;
         let loader = Loader::start(config, &ram)?;
         let prefault = ram.prefault()?;
+        step.end();
         let mut chassis = Chassis::new(config, ground, ram, |vcpus| {
             Ok((features.get()?, tsc_khz(vcpus)))
         })?;
+        let step = trace::step("devices");
         let mut devices = build_devices(config, &chassis.board, &chassis.pci, legacy)?;
+        step.end();
         let mut nodes = chassis.pci.nodes();
         nodes.extend(devices.iter().flat_map(|slot| slot.device.nodes()));
+        let step = trace::step("wait for the payload");
         let loaded = loader.finish()?;
+        step.end();
+        let step = trace::step("wait for the memory");
         prefault.join()?;
+        step.end();
+        let step = trace::step("tables and registers");
         let (profile, mcfg) = (&chassis.profile, chassis.pci.mcfg());
         let boot = tables::write(config, profile, &nodes, &mcfg, &loaded, &chassis.ram)?;
         prepare_vcpus(&mut chassis.vcpus, profile, &boot, needs_x2apic(config)?)?;
+        step.end();
         for slot in &mut devices {
             slot.start()?;
         }
@@ -169,12 +180,21 @@ impl<'a> Chassis<'a> {
             reports,
             ..
         } = ground;
+        let step = trace::step("virtual machine");
         let vm = hypervisor.create_vm(&VmOptions {
             x2apic: needs_x2apic(config)?,
         })?;
+        step.end();
+        let step = trace::step("memory slots");
         let memory = map_ram(&*vm, &ram)?;
+        step.end();
+        let step = trace::step("processors");
         let vcpus = create_vcpus(config, &*vm)?;
+        step.end();
+        let step = trace::step("wait for processor features");
         let (features, tsc_khz) = host(&vcpus)?;
+        step.end();
+        let step = trace::step("profile and board");
         let profile = cpu_profile(config, hypervisor, &features, tsc_khz)?;
         check_address_width(&ram, profile.phys_bits())?;
         let board = Arc::new(Board::new(
@@ -188,6 +208,7 @@ impl<'a> Chassis<'a> {
         ));
         board.provide(Arc::clone(given));
         let pci = new_pci(&board, &ram, profile.phys_bits())?;
+        step.end();
         Ok(Self {
             pci,
             board,
@@ -209,6 +230,7 @@ impl<'a> Chassis<'a> {
     /// # Errors
     /// If their threads cannot be started.
     pub(crate) fn finish(self, devices: Vec<Slot>, restored: Option<Restored>) -> Result<Machine> {
+        let _step = trace::step("start of processors");
         let filter =
             Filter::compile(self.seccomp, &syscalls::vcpu()).map_err(Error::confine("vcpu"))?;
         let rules = Rules {
@@ -257,6 +279,7 @@ impl Slot {
     /// Builds a device that sees the machine like this.
     pub(crate) fn build_on(planned: catalog::Planned<'_>, mut host: Host<'_>) -> Result<Self> {
         let id = planned.id;
+        let _step = trace::step_of("build", &id);
         match planned.kind.build(planned.config, &mut host) {
             Ok(device) => Ok(Self {
                 id,
@@ -280,6 +303,7 @@ impl Slot {
 
     pub(crate) fn start(&mut self) -> Result<()> {
         let id = &self.id;
+        let _step = trace::step_of("start", id);
         self.device.start().map_err(|source| Error::Device {
             id: id.clone(),
             source,

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use config::VmConfig;
 use device::PowerEvent;
 use hypervisor::Hypervisor;
+use telemetry::trace;
 
 use crate::features::Features;
 use crate::owner::Owner;
@@ -137,7 +138,9 @@ impl Driver {
             .spawn(move || owner.run(first, &requests))
             .map_err(Error::thread(Self::THREAD))?;
         // This thread has nothing else to do. If it fails, the driver will ask again and say why.
+        let step = trace::step("processor features");
         let _ = features.get();
+        step.end();
         Ok(Self { thread, remote })
     }
 

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use config::{PayloadConfig, VmConfig};
 use firmware::payload::{self, Loaded};
 use memory::GuestRam;
+use telemetry::trace;
 
 use crate::{Error, Result};
 
@@ -19,7 +20,10 @@ impl Loader {
         let ram = ram.clone();
         std::thread::Builder::new()
             .name(payload::THREAD.into())
-            .spawn(move || payload::load(&request, &ram, &[]))
+            .spawn(move || {
+                let _step = trace::step("payload");
+                payload::load(&request, &ram, &[])
+            })
             .map(Self)
             .map_err(Error::thread(payload::THREAD))
     }

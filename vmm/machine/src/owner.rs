@@ -9,7 +9,7 @@ use device::{Descriptors, Given, Power, PowerEvent};
 use hypervisor::Hypervisor;
 use sandbox::Filter;
 use serde_json::Value;
-use telemetry::event;
+use telemetry::{event, trace};
 
 use crate::build::{self, Ground, Legacy, Machine, Reports};
 use crate::change::NewDevice;
@@ -65,12 +65,14 @@ impl Owner {
 
     /// Serves requests until the monitor is to end.
     pub(crate) fn run(mut self, first: Option<First>, requests: &Receiver<Request>) -> Result<()> {
+        let step = trace::step("confinement");
         let filter = Filter::compile(self.options.seccomp, &syscalls::driver())
             .map_err(Error::confine(Driver::THREAD))?;
         if let Some(First::Boot(config)) = &first {
             self.schedule_cores(config)?;
         }
         filter.apply().map_err(Error::confine(Driver::THREAD))?;
+        step.end();
         match first {
             Some(First::Boot(config)) => {
                 descriptors::adopt(&config, &self.given)?;
@@ -272,9 +274,12 @@ impl Owner {
     fn boot(&mut self) -> Result<()> {
         let next = life::after(self.state, Act::Boot)?;
         event!("vm", "booting");
+        let step = trace::step("boot");
         self.machine = Some(self.build(Legacy::default())?);
+        step.end();
         self.state = next;
         event!("vm", "booted");
+        trace::finish();
         Ok(())
     }
 
@@ -300,6 +305,7 @@ impl Owner {
     }
 
     fn resume(&mut self) -> Result<()> {
+        let _step = trace::step("resume");
         let next = life::after(self.state, Act::Resume)?;
         event!("vm", "resuming");
         self.running()?.resume()?;
@@ -413,6 +419,7 @@ impl Owner {
         if resume {
             self.resume()?;
         }
+        trace::finish();
         Ok(())
     }
 

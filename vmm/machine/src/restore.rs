@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapshot::Source;
+use telemetry::trace;
 
 use crate::build::{self, Chassis, Ground, Machine, Restored, Slot};
 use crate::paging::Paging;
@@ -274,6 +275,7 @@ impl Machine {
         saved: &SavedMachine,
         mut ground: Ground<'_>,
     ) -> Result<Self> {
+        let _step = trace::step("restore");
         let state = &saved.state;
         check_features(&state.features, &ground.features.get()?)?;
         let tsc_khz = state.vcpus.first().and_then(|vcpu| vcpu.tsc_khz);

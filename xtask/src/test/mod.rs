@@ -17,6 +17,9 @@ use crate::guest::Guest;
 use crate::project::Project;
 use crate::{apt, bare, clients, docs, layers, lints, release, run};
 
+/// Features of the monitor that are not in every build, as far as they go together.
+const OPTIONAL: &[&str] = &["dbus_api,tracing", "dhat-heap"];
+
 /// What was asked for.
 struct Wish {
     full: bool,
@@ -76,6 +79,15 @@ fn run_all(project: &Project, wish: &Wish, steps: &mut Steps) -> Result<()> {
             test.args(["test", "--workspace", "--quiet", "--exclude"]);
             count::run(test.args([guests::PACKAGE, "--"]).args(&wish.filters))
         })?;
+    }
+    if wish.filters.is_empty() {
+        for feature in OPTIONAL {
+            steps.tests(feature, || {
+                let mut test = cargo(project);
+                test.args(["test", "--quiet", "--package", release::MONITOR]);
+                count::run(test.args(["--tests", "--features", feature]))
+            })?;
+        }
     }
     if wish.full && wish.filters.is_empty() {
         steps.check("clients", || clients::check(project, wish.binary.clone()))?;

@@ -31,6 +31,7 @@ pub fn command(help: Help) -> Command {
     options.extend(machine(help));
     options.extend(devices(help));
     options.extend(monitor(help));
+    options.extend(dbus());
     options.extend(logging());
     options.sort_by(|a, b| a.get_id().cmp(b.get_id()));
     Command::new("cloud-hypervisor")
@@ -104,6 +105,38 @@ fn monitor(help: Help) -> Vec<Arg> {
         )
         .short('V'),
     ]
+}
+
+/// Those of the API on D-Bus.
+#[cfg(feature = "dbus_api")]
+fn dbus() -> [Arg; 3] {
+    [
+        word(
+            MONITOR,
+            "dbus-service-name",
+            "Name under which the API is on D-Bus",
+        )
+        .value_name("name")
+        .requires("dbus-object-path"),
+        word(
+            MONITOR,
+            "dbus-object-path",
+            "Path of the object that the API is there",
+        )
+        .value_name("path")
+        .requires("dbus-service-name"),
+        switch(
+            MONITOR,
+            "dbus-system-bus",
+            "Use the system's bus, not the session's",
+        )
+        .requires("dbus-service-name"),
+    ]
+}
+
+#[cfg(not(feature = "dbus_api"))]
+fn dbus() -> [Arg; 0] {
+    []
 }
 
 fn logging() -> Vec<Arg> {
@@ -196,7 +229,13 @@ fn switch(group: &'static str, name: &'static str, help: &'static str) -> Arg {
 }
 
 /// What this build can do beyond the machine itself, as `--version -v` and the API tell it.
-const FEATURES: &[(&str, bool)] = &[("guest_debug", true), ("kvm", cfg!(feature = "kvm"))];
+const FEATURES: &[(&str, bool)] = &[
+    ("dbus_api", cfg!(feature = "dbus_api")),
+    ("dhat-heap", cfg!(feature = "dhat-heap")),
+    ("guest_debug", true),
+    ("kvm", cfg!(feature = "kvm")),
+    ("tracing", cfg!(feature = "tracing")),
+];
 
 /// Names of the features of this build.
 pub(crate) fn features() -> Vec<String> {

@@ -25,7 +25,7 @@ use telemetry::log::{Format, LevelFilter};
 
 pub(crate) use command::features;
 pub use command::{Help, command};
-pub use later::LATER;
+pub use later::{ELSEWHERE, LATER};
 
 /// Where events go.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -96,6 +96,9 @@ pub struct Invocation {
     pub restore: Option<Restore>,
     /// Where the API is served, if anywhere.
     pub api_socket: Option<ApiSocket>,
+    /// Where on D-Bus the API is served, if anywhere.
+    #[cfg(feature = "dbus_api")]
+    pub dbus: Option<dbus::Place>,
     /// Confine the process by Landlock.
     pub landlock: bool,
     /// Files of the machines that come through the API.
@@ -158,6 +161,8 @@ impl Invocation {
             vm: runs.then_some(vm),
             restore,
             api_socket: parse(&matches, "api-socket")?,
+            #[cfg(feature = "dbus_api")]
+            dbus: dbus_place(&matches),
             seccomp: parse(&matches, "seccomp")?.unwrap_or_default(),
             no_shutdown: matches.get_flag("no-shutdown"),
             event_monitor: read(&matches, "event-monitor")?,
@@ -202,7 +207,8 @@ fn check_groups(matches: &ArgMatches) -> Result<bool, Stop> {
     if boots {
         return Ok(true);
     }
-    if matches.contains_id("restore") || matches.contains_id("api-socket") {
+    let dbus = cfg!(feature = "dbus_api") && matches.contains_id("dbus-service-name");
+    if matches.contains_id("restore") || matches.contains_id("api-socket") || dbus {
         return Ok(false);
     }
     Err(Stop::Usage(
@@ -211,6 +217,20 @@ fn check_groups(matches: &ArgMatches) -> Result<bool, Stop> {
          For more information, try '--help'.\n"
             .into(),
     ))
+}
+
+/// Where on D-Bus the API is wanted. The parser has seen to it that both names are given or none.
+#[cfg(feature = "dbus_api")]
+fn dbus_place(matches: &ArgMatches) -> Option<dbus::Place> {
+    let bus = match matches.get_flag("dbus-system-bus") {
+        true => dbus::Bus::System,
+        false => dbus::Bus::Session,
+    };
+    Some(dbus::Place {
+        service: text(matches, "dbus-service-name")?.to_owned(),
+        path: text(matches, "dbus-object-path")?.to_owned(),
+        bus,
+    })
 }
 
 fn vm_config(matches: &ArgMatches) -> Result<VmConfig, Problem> {

@@ -252,6 +252,7 @@ fn no_option_of_the_reference_is_forgotten() {
         .get_arguments()
         .filter_map(|option| option.get_long().map(ToOwned::to_owned))
         .chain(LATER.iter().map(|name| (*name).to_owned()))
+        .chain(ELSEWHERE.iter().map(|(name, _)| (*name).to_owned()))
         .chain(["help".to_owned()])
         .collect();
     let missing: Vec<_> = theirs.difference(&ours).collect();
@@ -260,6 +261,11 @@ fn no_option_of_the_reference_is_forgotten() {
         missing.is_empty() && invented.is_empty(),
         "missing {missing:?}, invented {invented:?}"
     );
+    for (name, feature) in ELSEWHERE {
+        let message = usage(&["--kernel", "k", &format!("--{name}"), "x"]);
+        let how = format!("--{name} is not in this build: build it with --features {feature}");
+        assert!(message.contains(&how), "{message}");
+    }
     for name in LATER {
         let message = usage(&["--kernel", "k", &format!("--{name}"), "x"]);
         assert!(
@@ -299,7 +305,8 @@ fn no_key_of_the_reference_is_forgotten() {
         let Some(name) = option["name"].as_str() else {
             continue;
         };
-        if LATER.contains(&&name[2..]) {
+        let elsewhere = ELSEWHERE.iter().any(|(known, _)| *known == &name[2..]);
+        if elsewhere || LATER.contains(&&name[2..]) {
             continue;
         }
         let keys = [&option["value"]["keys"], &option["value"]["mode_keys"]];
