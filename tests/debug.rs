@@ -1,6 +1,8 @@
-//! Linux in the hands of gdb. What needs no Linux is in `remote::gdb`.
+//! Linux in the hands of debuggers. What needs no Linux is in `remote::gdb` and `remote::core_dump`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -73,5 +75,37 @@ fn gdb_steps_through_the_start_of_a_stock_kernel_and_reads_its_memory() {
     let release = vm.run("uname -r").unwrap().stdout;
     let version = format!("\"Linux version {} ", release.trim());
     assert!(said.contains(&version), "{version}: {said}");
+    vm.power_off().unwrap();
+}
+
+/// What `crash` needs to find its way: the kernel's own note, of this very boot.
+#[test]
+fn a_core_dump_of_linux_has_what_its_kernel_says_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut vm = Vm::linux()
+        .arg("--api-socket", path("api"))
+        .spawn()
+        .unwrap();
+    let [start] = addresses(&mut vm, ["_stext"]);
+    let release = vm.run("uname -r").unwrap().stdout;
+    let core = path("core");
+    let mut remote = Command::new(env::remote().unwrap());
+    remote.args(["--api-socket", &path("api"), "coredump"]);
+    let dumped = remote.arg(format!("file://{core}")).output().unwrap();
+    assert!(dumped.status.success(), "{dumped:?}");
+    let notes = Command::new("readelf").args(["-nW", &core]).output();
+    let notes = String::from_utf8_lossy(&notes.unwrap().stdout).into_owned();
+    assert_eq!(notes.matches("VMCOREINFO").count(), 1, "{notes}");
+    // Of several pages, and before all memory.
+    let mut head = vec![0; 16 << 10];
+    File::open(&core).unwrap().read_exact(&mut head).unwrap();
+    let head = String::from_utf8_lossy(&head);
+    for line in [
+        format!("OSRELEASE={}", release.trim()),
+        format!("SYMBOL(_stext)={start:x}"),
+    ] {
+        assert!(head.contains(&format!("{line}\n")), "{line}: {head}");
+    }
     vm.power_off().unwrap();
 }

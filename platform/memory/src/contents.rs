@@ -88,6 +88,39 @@ impl GuestRam {
         Ok(Written { size, data })
     }
 
+    /// Guest addresses of pages of 4 KiB whose first bytes are `wanted`, lowest first, `most` at the most. Pages that
+    /// nobody has touched are not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Contents`] if the host does not say which pages these are.
+    pub fn pages_with<const N: usize>(
+        &self,
+        wanted: impl Fn(&[u8; N]) -> bool,
+        most: usize,
+    ) -> Result<Vec<u64>, Error> {
+        let failed = |source| Error::Contents {
+            act: "look through",
+            source,
+        };
+        let mut found = Vec::new();
+        let mut bytes = [0; N];
+        for region in self.regions() {
+            for part in region.mapping().touched().map_err(failed)? {
+                let pages = part.start.next_multiple_of(PAGE as u64)..part.end;
+                for offset in pages.step_by(PAGE) {
+                    if found.len() == most {
+                        return Ok(found);
+                    }
+                    let address = region.start() + offset;
+                    if self.read(address, &mut bytes).is_ok() && wanted(&bytes) {
+                        found.push(address);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Fills RAM that is empty yet with what [`GuestRam::write_contents`] wrote: copies what is not a hole.
     ///
     /// # Errors

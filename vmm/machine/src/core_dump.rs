@@ -1,9 +1,11 @@
-//! The guest as a core dump: its memory and its processors' registers in one file that `gdb` and `crash` read.
+//! The guest as a core dump: its memory, its processors' registers and what its kernel says of itself, in one file that
+//! `gdb` and `crash` read.
 //!
 //! Addresses in the file are those of the guest's physical memory. `crash` follows the guest's page tables by itself;
 //! with `gdb` it is what `x` shows.
 
 mod elf;
+mod vmcoreinfo;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -54,7 +56,8 @@ impl Machine {
         let destination = Destination::create(path)?;
         self.wait_for_memory()?;
         let vcpus = self.processors.save()?;
-        let notes: Vec<Note> = (1..).zip(&vcpus).flat_map(notes).collect();
+        let mut notes: Vec<Note> = (1..).zip(&vcpus).flat_map(notes).collect();
+        notes.extend(vmcoreinfo::find(&self.ram)?);
         let head = Head::new(&notes, &self.ram.ranges());
         let failed = |source| Error::CoreDump {
             act: "write",

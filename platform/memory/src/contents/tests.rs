@@ -130,3 +130,21 @@ fn a_full_file_system_is_an_error() {
         Err(Error::Contents { act: "write", .. })
     ));
 }
+
+#[test]
+fn pages_are_found_by_how_they_begin() {
+    for shared in [false, true] {
+        let ram = new(shared);
+        for address in [0x3000, 0x5000, 0x6001, 4 * GIB + 0x2000] {
+            ram.write(address, b"mark").unwrap();
+        }
+        let found = |most| ram.pages_with(|bytes| bytes == b"mark", most).unwrap();
+        assert_eq!(found(9), [0x3000, 0x5000, 4 * GIB + 0x2000]);
+        assert_eq!(found(2), [0x3000, 0x5000]);
+        // The last page ends before so many bytes are there.
+        let end = 4 * GIB + 4 * MIB - 0x1000;
+        ram.write(end, b"mark").unwrap();
+        let long = |bytes: &[u8; 0x1001]| bytes.starts_with(b"mark");
+        assert_eq!(ram.pages_with(long, 9).unwrap().len(), 3);
+    }
+}
