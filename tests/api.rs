@@ -306,6 +306,10 @@ fn before_the_boot_the_configuration_can_change() {
         500
     );
     client.act("vm.resize", r#"{"desired_vcpus":2}"#);
+    let none = client.put("vm.resize", r#"{"desired_vcpus":0}"#);
+    let why = none.json().to_string();
+    assert_eq!(none.status, 500);
+    assert!(why.contains("from 1 to 4 processors"), "{why}");
     monitor.end();
 }
 
