@@ -1,8 +1,9 @@
 //! The command line: one subcommand for each thing that a monitor can be asked.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use keyvalue::ByteSize;
 
 use crate::{events, fork, request, top, wishes};
@@ -10,6 +11,23 @@ use crate::{events, fork, request, top, wishes};
 /// The command line as the parser wants it.
 #[must_use]
 pub fn command() -> Command {
+    program().subcommands(subcommands(|_| true))
+}
+
+/// Reads words with as much of [`command`] as that takes: to put all subcommands and their help together takes longer
+/// than a monitor takes to answer.
+///
+/// # Errors
+/// What the parser of the whole says, with all that it has to offer; help and version are errors, too.
+pub(crate) fn read(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    // A word may be a file's name, too: whichever it is, its subcommand is there.
+    let some = subcommands(|name| words.iter().any(|word| word == name));
+    let part = program().subcommands(some);
+    part.try_get_matches_from(words)
+        .or_else(|_| command().try_get_matches_from(words))
+}
+
+fn program() -> Command {
     Command::new("ch-remote")
         .about("Ask a running monitor, through the socket of its --api-socket")
         .after_help(
@@ -33,24 +51,50 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .global(true),
         )
-        .subcommands(subcommands())
 }
 
-fn subcommands() -> Vec<Command> {
-    let mut all: Vec<Command> = request::PLAIN
-        .iter()
+/// Puts a subcommand together.
+type Build = fn() -> Command;
+
+/// Those whose names are wanted.
+fn subcommands(wanted: impl Fn(&str) -> bool) -> Vec<Command> {
+    let plain = request::PLAIN.iter();
+    let mut all: Vec<Command> = plain
+        .filter(|plain| wanted(plain.subcommand))
         .map(|plain| Command::new(plain.subcommand).about(plain.about))
         .collect();
-    all.extend(request::DEVICES.iter().map(|device| {
-        let help = format!("key=value,... as of cloud-hypervisor's --{}", device.flag);
-        Command::new(device.subcommand)
-            .about(device.about)
-            .arg(positional(device.argument, help))
+    let devices = request::DEVICES.iter();
+    all.extend(
+        devices
+            .filter(|device| wanted(device.subcommand))
+            .map(|device| {
+                let help = format!("key=value,... as of cloud-hypervisor's --{}", device.flag);
+                Command::new(device.subcommand)
+                    .about(device.about)
+                    .arg(positional(device.argument, help))
+            }),
+    );
+    let wishes = wishes::ALL.iter();
+    all.extend(wishes.filter(|wish| wanted(wish.subcommand)).map(|wish| {
+        let help = format!("key=value,...\n{}", (wish.help)());
+        Command::new(wish.subcommand)
+            .about(wish.about)
+            .arg(positional(wish.argument, help))
     }));
-    all.extend(sizes());
-    all.extend(files());
-    all.extend(migrations());
-    all.extend([events::command(), fork::command(), top::command()]);
+    let others: &[(&str, Build)] = &[
+        ("resize", resize),
+        ("resize-disk", resize_disk),
+        ("resize-zone", resize_zone),
+        ("create", create),
+        ("remove-device", remove_device),
+        ("snapshot", snapshot),
+        ("coredump", core_dump),
+        (events::NAME, events::command),
+        (fork::NAME, fork::command),
+        (top::NAME, top::command),
+    ];
+    let others = others.iter().filter(|(name, _)| wanted(name));
+    all.extend(others.map(|(_, command)| command()));
     all.sort_by(|a, b| a.get_name().cmp(b.get_name()));
     all
 }
@@ -67,61 +111,61 @@ fn size(name: &'static str, help: &'static str) -> Arg {
     option(name, "size", help).value_parser(value_parser!(ByteSize))
 }
 
-fn sizes() -> [Command; 3] {
-    [
-        Command::new("resize")
-            .about("Change the number of processors, the memory or the balloon")
-            .arg(option("cpus", "number", "Number of processors").value_parser(value_parser!(u32)))
-            .arg(size("memory", "Bytes of memory; K, M and G are suffixes"))
-            .arg(size(
-                "balloon",
-                "Bytes that the balloon takes from the guest",
-            )),
-        Command::new("resize-disk")
-            .about("Change the size of a disk")
-            .arg(option("disk", "id", "Id of the disk").required(true))
-            .arg(size("size", "Bytes of the disk").required(true)),
-        Command::new("resize-zone")
-            .about("Change the size of a memory zone")
-            .arg(option("id", "id", "Id of the zone").required(true))
-            .arg(size("size", "Bytes of the zone").required(true)),
-    ]
+fn resize() -> Command {
+    Command::new("resize")
+        .about("Change the number of processors, the memory or the balloon")
+        .arg(option("cpus", "number", "Number of processors").value_parser(value_parser!(u32)))
+        .arg(size("memory", "Bytes of memory; K, M and G are suffixes"))
+        .arg(size(
+            "balloon",
+            "Bytes that the balloon takes from the guest",
+        ))
 }
 
-fn files() -> [Command; 4] {
-    [
-        Command::new("create")
-            .about("Say what the VM is to be")
-            .arg(
-                Arg::new("path")
-                    .default_value("-")
-                    .value_parser(value_parser!(PathBuf))
-                    .help("File with the VM's configuration as JSON; - is standard input"),
-            ),
-        Command::new("remove-device")
-            .about("Take a device away from the VM")
-            .arg(positional("id", "Id of the device")),
-        Command::new("snapshot")
-            .about("Save the paused VM to files")
-            .arg(positional("snapshot_config", "file://<folder that exists>"))
-            .arg(
-                Arg::new("base").long("base").value_name("url").help(
-                    "Write only what was changed since the VM was restored from this snapshot, file://<folder>",
-                ),
-            ),
-        Command::new("coredump")
-            .about("Write the guest's memory to a file")
-            .arg(positional("coredump_config", "file://<file>")),
-    ]
+fn resize_disk() -> Command {
+    Command::new("resize-disk")
+        .about("Change the size of a disk")
+        .arg(option("disk", "id", "Id of the disk").required(true))
+        .arg(size("size", "Bytes of the disk").required(true))
 }
 
-fn migrations() -> impl Iterator<Item = Command> {
-    wishes::ALL.iter().map(|wish| {
-        let help = format!("key=value,...\n{}", (wish.help)());
-        Command::new(wish.subcommand)
-            .about(wish.about)
-            .arg(positional(wish.argument, help))
-    })
+fn resize_zone() -> Command {
+    Command::new("resize-zone")
+        .about("Change the size of a memory zone")
+        .arg(option("id", "id", "Id of the zone").required(true))
+        .arg(size("size", "Bytes of the zone").required(true))
+}
+
+fn create() -> Command {
+    Command::new("create")
+        .about("Say what the VM is to be")
+        .arg(
+            Arg::new("path")
+                .default_value("-")
+                .value_parser(value_parser!(PathBuf))
+                .help("File with the VM's configuration as JSON; - is standard input"),
+        )
+}
+
+fn remove_device() -> Command {
+    Command::new("remove-device")
+        .about("Take a device away from the VM")
+        .arg(positional("id", "Id of the device"))
+}
+
+fn snapshot() -> Command {
+    Command::new("snapshot")
+        .about("Save the paused VM to files")
+        .arg(positional("snapshot_config", "file://<folder that exists>"))
+        .arg(Arg::new("base").long("base").value_name("url").help(
+            "Write only what was changed since the VM was restored from this snapshot, file://<folder>",
+        ))
+}
+
+fn core_dump() -> Command {
+    Command::new("coredump")
+        .about("Write the guest's memory to a file")
+        .arg(positional("coredump_config", "file://<file>"))
 }
 
 #[cfg(test)]
@@ -158,6 +202,49 @@ mod tests {
             let matches = command().try_get_matches_from(words).unwrap();
             let socket = matches.get_one::<PathBuf>("api-socket").unwrap();
             assert_eq!(socket.to_str(), Some("/s"));
+        }
+    }
+
+    /// What is read with a part of the command line is what all of it reads, and says the same where it is wrong.
+    #[test]
+    fn a_part_of_the_command_line_reads_the_same() {
+        let whole = command();
+        let names = whole.get_subcommands().map(Command::get_name);
+        let mut lines: Vec<Vec<&str>> = names
+            .flat_map(|name| {
+                [
+                    vec![name],
+                    vec![name, "x"],
+                    vec!["help", name],
+                    vec![name, "-h"],
+                ]
+            })
+            .collect();
+        lines.push(vec![]);
+        lines.push(vec!["--version"]);
+        lines.push(vec!["nonsense"]);
+        lines.push(vec!["nonsense", "ping"]);
+        lines.push(vec!["--api-socket", "ping", "resize", "--cpus", "2"]);
+        lines.push(vec!["--api-socket", "ping"]);
+        for line in lines {
+            let words: Vec<OsString> = ["ch-remote"]
+                .iter()
+                .chain(&line)
+                .map(OsString::from)
+                .collect();
+            let part = read(&words);
+            let all = command().try_get_matches_from(&words);
+            match (part, all) {
+                (Ok(part), Ok(all)) => {
+                    let socket = |read: &ArgMatches| read.get_one::<PathBuf>("api-socket").cloned();
+                    assert_eq!(socket(&part), socket(&all), "{line:?}");
+                    assert_eq!(part.subcommand(), all.subcommand(), "{line:?}");
+                }
+                (Err(part), Err(all)) => {
+                    assert_eq!(part.to_string(), all.to_string(), "{line:?}");
+                }
+                (part, all) => panic!("{line:?}: {part:?} and not {all:?}"),
+            }
         }
     }
 

@@ -36,7 +36,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let matches = match cli::command().try_get_matches_from(words) {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let matches = match cli::read(&words) {
         Ok(matches) => matches,
         Err(error) => {
             // Nobody is left to tell if it cannot be printed.

@@ -1,9 +1,11 @@
 //! `cargo xtask bench api`: how long a user of the API waits.
 //!
-//! - *ch-remote ping*: from just before the client is started until it has ended.
-//! - *true*: the same of a program that does nothing, which is what starting a program costs here.
-//! - *ping*: a request and its answer on a connection that is kept.
-//! - *pause*, *resume*: the same, of a guest whose four processors all run without a pause. They alternate.
+//! - *true*: from just before a program that does nothing is started until it has ended, which is what starting a program
+//!   costs here.
+//! - *ch-remote ping*: the same of the client. The guest is halted.
+//! - *ping*: a request and its answer on a connection that is kept. The guest is halted.
+//! - *pause*, *resume*: the same, of a guest whose four processors are halted, and of one whose four all run without a
+//!   pause. They alternate.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -34,38 +36,42 @@ pub(super) fn command(project: &Project, runs: usize, binary: Option<PathBuf>) -
         None => release::build(project)?,
     };
     let folder = tempfile::tempdir().context(|| "no temporary folder".to_owned())?;
-    let monitor = Monitor::start(&binary, folder.path())?;
     let remote = binary.with_file_name("ch-remote");
-    let mut client = Client::connect(&monitor.socket)?;
-    client.ask("PUT", "vm.create", &machine(folder.path())?)?;
-    client.ask("PUT", "vm.boot", "")?;
-    let mut times: [(&str, Vec<f64>); 5] = [
-        ("true", Vec::new()),
-        ("ch-remote ping", Vec::new()),
-        ("ping", Vec::new()),
-        ("pause", Vec::new()),
-        ("resume", Vec::new()),
-    ];
-    for round in 0..WARM_UP + runs {
-        let taken = [
+    let mut times: Vec<(&str, Vec<f64>)> = [
+        "true",
+        "ch-remote ping",
+        "ping",
+        "pause, halted",
+        "resume, halted",
+        "pause, running",
+        "resume, running",
+    ]
+    .map(|name| (name, Vec::new()))
+    .into();
+    let (first, last) = times.split_at_mut(5);
+    let (halted_one, mut client, socket) = boot(&binary, &folder.path().join("halted"), &halted())?;
+    measure(runs, first, || {
+        Ok(vec![
             program(&mut Command::new("true"))?,
-            // With a guest that runs, as all the others.
             program(
                 Command::new(&remote)
                     .arg("--api-socket")
-                    .arg(&monitor.socket)
+                    .arg(&socket)
                     .arg("ping"),
             )?,
             client.ask("GET", "vmm.ping", "")?,
             client.ask("PUT", "vm.pause", "")?,
             client.ask("PUT", "vm.resume", "")?,
-        ];
-        if round >= WARM_UP {
-            for ((_, times), taken) in times.iter_mut().zip(taken) {
-                times.push(taken);
-            }
-        }
-    }
+        ])
+    })?;
+    drop(halted_one);
+    let (_running, mut client, _) = boot(&binary, &folder.path().join("running"), &running())?;
+    measure(runs, last, || {
+        Ok(vec![
+            client.ask("PUT", "vm.pause", "")?,
+            client.ask("PUT", "vm.resume", "")?,
+        ])
+    })?;
     eprintln!(
         "{:<16}{:>12}{:>12}{:>12}",
         "ms", "median", "90 %", "longest"
@@ -78,6 +84,34 @@ pub(super) fn command(project: &Project, runs: usize, binary: Option<PathBuf>) -
     }
     eprintln!("{runs} rounds");
     Ok(0)
+}
+
+/// Takes the times of as many rounds, after some that do not count.
+fn measure(
+    runs: usize,
+    times: &mut [(&str, Vec<f64>)],
+    mut round: impl FnMut() -> Result<Vec<f64>>,
+) -> Result<()> {
+    for number in 0..WARM_UP + runs {
+        let taken = round()?;
+        if number >= WARM_UP {
+            for ((_, times), taken) in times.iter_mut().zip(taken) {
+                times.push(taken);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Starts a monitor and in it a guest; where its socket is.
+fn boot(binary: &Path, folder: &Path, kernel: &Payload) -> Result<(Monitor, Client, PathBuf)> {
+    std::fs::create_dir(folder).context(|| format!("cannot make {}", folder.display()))?;
+    let monitor = Monitor::start(binary, folder)?;
+    let mut client = Client::connect(&monitor.socket)?;
+    client.ask("PUT", "vm.create", &machine(folder, kernel)?)?;
+    client.ask("PUT", "vm.boot", "")?;
+    let socket = monitor.socket.clone();
+    Ok((monitor, client, socket))
 }
 
 /// A monitor without a machine; ended when it is dropped.
@@ -107,13 +141,41 @@ impl Drop for Monitor {
     }
 }
 
-/// The body of `vm.create`, of a guest that never halts.
-fn machine(folder: &Path) -> Result<String> {
+/// A guest whose processors all run for ever.
+fn running() -> Payload {
+    // pause; jmp to it.
+    wake(0xfceb_90f3).forever(|body| body.spin(1000))
+}
+
+/// A guest whose processors are all halted.
+fn halted() -> Payload {
+    // cli; hlt; jmp to the latter.
+    wake(0xfdeb_f4fa).halt()
+}
+
+/// Where the other processors begin: a page below 1 MiB, in real mode.
+const BEGIN: u32 = 0x6_0000;
+/// Low half of the local APIC's interrupt command register (Intel SDM volume 3A, 11.6.1).
+const COMMAND: u32 = 0xfee0_0300;
+/// To all but the sender: INIT; start-up at [`BEGIN`].
+const INIT: u32 = 0x000c_4500;
+const START: u32 = 0x000c_4600 | BEGIN >> 12;
+
+/// Starts the other processors, which do this.
+fn wake(instructions: u32) -> Payload {
+    Payload::new()
+        .write_u32(BEGIN, instructions)
+        .write_u32(COMMAND, INIT)
+        .spin(1000)
+        .write_u32(COMMAND, START)
+        .spin(1000)
+        .write_u32(COMMAND, START)
+}
+
+/// The body of `vm.create`.
+fn machine(folder: &Path, guest: &Payload) -> Result<String> {
     let kernel = folder.join("kernel");
-    run::write(
-        &kernel,
-        &Payload::new().forever(|body| body.spin(1000)).build(),
-    )?;
+    run::write(&kernel, &guest.clone().build())?;
     let machine = json!({
         "payload": {"kernel": kernel},
         "cpus": {"boot_vcpus": PROCESSORS, "max_vcpus": PROCESSORS},
