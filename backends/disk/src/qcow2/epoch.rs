@@ -69,7 +69,8 @@ impl Visitor {
             Some((epoch, count)) if *epoch == now => *count += 1,
             _ => self.under_way.push_back((now, 1)),
         }
-        self.publish();
+        // Before the tables are looked at: who gives something up sees it, or is seen.
+        self.publish(Ordering::SeqCst);
         now
     }
 
@@ -81,13 +82,14 @@ impl Visitor {
         while self.under_way.front().is_some_and(|(_, count)| *count == 0) {
             self.under_way.pop_front();
         }
-        self.publish();
+        // Seen too late is safe. A barrier here would wait for all that the transfer has just written.
+        self.publish(Ordering::Release);
     }
 
-    fn publish(&self) {
+    fn publish(&self, order: Ordering) {
         let oldest = self.under_way.front().map_or(NONE, |(epoch, _)| *epoch);
         if self.mark.load(Ordering::Relaxed) != oldest {
-            self.mark.store(oldest, Ordering::SeqCst);
+            self.mark.store(oldest, order);
         }
     }
 }

@@ -148,13 +148,18 @@ impl Qcow2 {
             kept.last().map(|(_, bytes)| Arc::clone(bytes))
         };
         let found = find(&mut kept());
-        let bytes = match found {
+        // At first as much as somebody wants, and all of it when more is wanted.
+        let mut needed = within + part.len();
+        if found.is_some() {
+            needed = narrow(cluster);
+        }
+        let bytes = match found.filter(|bytes| bytes.len() >= within + part.len()) {
             Some(bytes) => bytes,
             None => {
                 let mut packed = vec![0; length];
                 let count = self.file.read(offset, &mut packed)?;
                 let compression = self.map.header().compression;
-                let bytes = compression.unpack(&packed[..count], narrow(cluster));
+                let bytes = compression.unpack(&packed[..count], narrow(cluster), needed);
                 let bytes = Arc::new(bytes.map_err(|why| {
                     lost(format!(
                         "the compressed cluster at {offset:#x} cannot be read: {why}"
@@ -162,6 +167,7 @@ impl Qcow2 {
                 })?);
                 let most = (KEPT / narrow(cluster)).clamp(1, MOST_KEPT);
                 let mut kept = kept();
+                kept.retain(|(here, _)| *here != start);
                 if kept.len() >= most {
                     kept.remove(0);
                 }

@@ -20,25 +20,31 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
-    /// Gives the one cluster of `cluster` bytes that `packed` begins with. Behind it may be anything: the number of
-    /// bytes is known in sectors only.
+    /// Gives the one cluster of `cluster` bytes that `packed` begins with, or at least its first `needed` bytes if that is
+    /// less work. Behind it may be anything: the number of bytes is known in sectors only.
     ///
     /// # Errors
     /// Why that cannot be done, in words.
-    pub(crate) fn unpack(self, packed: &[u8], cluster: usize) -> Result<Vec<u8>, String> {
+    pub(crate) fn unpack(
+        self,
+        packed: &[u8],
+        cluster: usize,
+        needed: usize,
+    ) -> Result<Vec<u8>, String> {
         match self {
-            Self::Deflate => inflate(packed, cluster),
+            Self::Deflate => inflate(packed, needed.min(cluster)),
             Self::Zstd => unzstd(packed, cluster),
         }
     }
 }
 
-fn inflate(packed: &[u8], cluster: usize) -> Result<Vec<u8>, String> {
-    let mut bytes = vec![0; cluster];
+/// The first bytes of a stream.
+fn inflate(packed: &[u8], count: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![0; count];
     let mut stream = Decompress::new(false);
-    let result = stream.decompress(packed, &mut bytes, FlushDecompress::Finish);
+    let result = stream.decompress(packed, &mut bytes, FlushDecompress::None);
     result.map_err(|error| error.to_string())?;
-    if stream.total_out() != cluster as u64 {
+    if stream.total_out() != count as u64 {
         return Err("it is too short".into());
     }
     Ok(bytes)
@@ -87,23 +93,42 @@ mod tests {
         let two = [frame(0, &[(0, 3, b"abc")]), frame(0, &[(1, 509, b"x")])].concat();
         for packed in [one, two] {
             let packed = [&packed[..], b"anything"].concat();
-            let bytes = Compression::Zstd.unpack(&packed, 512).unwrap();
+            let bytes = Compression::Zstd.unpack(&packed, 512, 1).unwrap();
             assert!(bytes.starts_with(b"abcxx") && bytes.len() == 512 && bytes[511] == b'x');
-            let shorter = Compression::Zstd.unpack(&packed[..12], 512);
+            let shorter = Compression::Zstd.unpack(&packed[..12], 512, 1);
             assert!(shorter.is_err(), "{shorter:?}");
         }
     }
 
     #[test]
+    fn a_stream_of_deflate_is_followed_as_far_as_it_is_needed() {
+        let bytes: Vec<u8> = (0_u32..4096).map(|at| (at / 7).to_le_bytes()[0]).collect();
+        let mut packed = Vec::with_capacity(8192);
+        let mut stream = flate2::Compress::new(flate2::Compression::best(), false);
+        stream
+            .compress_vec(&bytes, &mut packed, flate2::FlushCompress::Finish)
+            .unwrap();
+        for needed in [1, 512, 4095, 4096, 9999] {
+            let part = Compression::Deflate.unpack(&packed, 4096, needed).unwrap();
+            assert!(part == bytes[..needed.min(4096)], "{needed}");
+        }
+        // What is lost behind that is not missed, and is missed as soon as it is needed.
+        let cut = &packed[..packed.len() / 2];
+        assert!(Compression::Deflate.unpack(cut, 4096, 100).is_ok());
+        assert!(Compression::Deflate.unpack(cut, 4096, 4096).is_err());
+        assert!(Compression::Deflate.unpack(&packed, 8192, 4097).is_err());
+    }
+
+    #[test]
     fn what_a_stream_of_zstd_says_does_not_make_memory_of_it() {
-        let unpack = |packed: &[u8]| Compression::Zstd.unpack(packed, 512).unwrap_err();
+        let unpack = |packed: &[u8]| Compression::Zstd.unpack(packed, 512, 1).unwrap_err();
         // 128 KiB from each four bytes.
         let block: (u8, u32, &[u8]) = (1, 1 << 17, b"x");
         let bomb = frame(7, &vec![block; 100_000]);
         assert_eq!(unpack(&bomb), "it is too long");
         // 8 MiB are the largest window.
         let blocks: &[(u8, u32, &[u8])] = &[(1, 512, b"x")];
-        assert!(Compression::Zstd.unpack(&frame(13, blocks), 512).is_ok());
+        assert!(Compression::Zstd.unpack(&frame(13, blocks), 512, 1).is_ok());
         let error = unpack(&frame(14, blocks));
         assert!(error.contains("window"), "{error}");
         // Frames with nothing in them end with the bytes.

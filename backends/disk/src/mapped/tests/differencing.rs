@@ -1,6 +1,8 @@
 //! Differencing images over parents of `qemu-img`. No tool of this system makes them, so they are written here, by hand from
 //! the specifications: an independent writer, but not an independent judge.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::qemu_img;
@@ -358,14 +360,20 @@ fn locators_that_lead_astray_end_in_errors() {
                     .collect()
             }
         };
+        let file = File::options().write(true).open(&child.path).unwrap();
+        // What is written anew each time.
+        let (first, end) = match image_type {
+            ImageType::FixedVhd => (0, 2048),
+            _ => (2 * MIB, 2 * MIB + (68 << 10)),
+        };
         for at in places {
             for byte in [0, 0xff, good[at] ^ 1] {
-                let mut bytes = good.clone();
-                bytes[at] = byte;
+                let mut bytes = good[first..end].to_vec();
+                bytes[at - first] = byte;
                 if image_type == ImageType::FixedVhd {
                     seal(&mut bytes[512..1536], 36);
                 }
-                std::fs::write(&child.path, &bytes).unwrap();
+                file.write_all_at(&bytes, first as u64).unwrap();
                 // Either is right; what counts is that it ends, and that no other file is opened.
                 let options = options(&child.path, image_type);
                 for (path, _) in behind(&options) {

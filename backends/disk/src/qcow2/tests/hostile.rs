@@ -95,21 +95,43 @@ fn the_small_image_is_one() {
     }
 }
 
+fn change_and_look(extended: bool, changes: &[(usize, usize, u8)]) {
+    let mut image = small(extended);
+    let cluster = image.len() / 7;
+    for (number, within, byte) in changes {
+        image[number * cluster + within] = *byte;
+    }
+    look(image);
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn bytes_changed_anywhere(
         extended in any::<bool>(),
         changes in prop::collection::vec((0_usize..7, 0_usize..128, any::<u8>()), 1..12),
     ) {
-        let mut image = small(extended);
-        let cluster = image.len() / 7;
-        for (number, within, byte) in changes {
-            image[number * cluster + within] = byte;
-        }
-        look(image);
+        change_and_look(extended, &changes);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    /// The long form, with `cargo xtask test --full`.
+    #[test]
+    #[ignore = "takes minutes"]
+    fn bytes_changed_anywhere_for_long(
+        extended in any::<bool>(),
+        changes in prop::collection::vec((0_usize..7, 0_usize..128, any::<u8>()), 1..12),
+    ) {
+        change_and_look(extended, &changes);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn any_bytes_after_the_magic(rest in prop::collection::vec(any::<u8>(), 0..600), bits in 0_u8..32) {

@@ -284,14 +284,14 @@ impl Run {
 
 #[test]
 fn random_operations() {
-    operate(1..=30);
+    operate(1..=15);
 }
 
 /// The long form, with `cargo xtask test --full`.
 #[test]
 #[ignore = "takes minutes"]
 fn random_operations_for_long() {
-    operate(31..=2000);
+    operate(16..=2000);
 }
 
 fn operate(seeds: RangeInclusive<u64>) {
@@ -361,14 +361,14 @@ fn judge(files: &[Vec<u8>], what: &str) {
 
 #[test]
 fn power_cuts() {
-    cut(1..=25, 2);
+    cut(1..=12, 1);
 }
 
 /// The long form, with `cargo xtask test --full`.
 #[test]
 #[ignore = "takes minutes"]
 fn power_cuts_for_long() {
-    cut(26..=2000, 10);
+    cut(13..=2000, 10);
 }
 
 /// Cuts the power at ten points of each run. Of so many of them `qemu-img` sees what is left.
