@@ -40,6 +40,16 @@ fn turns(monitor: &Monitor, skip: usize) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// The turns of a child of a parent that ran, which may have begun one: those that go up by one.
+fn whole_turns(child: &Monitor) -> Vec<(u32, u32)> {
+    let ascend = |turns: &[(u32, u32)]| {
+        let mut pairs = turns.windows(2);
+        pairs.all(|pair| pair[1] == (pair[0].0, pair[0].1.wrapping_add(1)))
+    };
+    let mut ways = (TURN..2 * TURN).map(|skip| turns(child, skip));
+    ways.find(|turns| turns.len() > 1 && ascend(turns)).unwrap()
+}
+
 /// A machine with shared memory that has printed something.
 fn parent(memory: &Value) -> Monitor {
     parent_of(counter(), memory)
@@ -150,25 +160,58 @@ fn a_parent_that_runs_stands_still_for_a_moment_and_can_be_forked_again() {
     let stood = answer["pause_us"].as_u64().unwrap();
     assert!((1..1_000_000).contains(&stood), "{answer}");
     child.wait_printed(10 * TURN);
-    // It has run since, so its memory is its own.
+    // It has run since, and is copied as a whole if that is asked for.
     let other = Monitor::start();
-    let socket = other.socket().display().to_string();
-    let refused = parent.refused(&["fork", &socket]);
-    assert!(refused.contains("has run since"), "{refused}");
     let answer = fork(&parent, &[&other], &["--memory", "copied", "--resume"]);
     assert_eq!(answer["memory_mode"], "Copied");
     other.wait_printed(10 * TURN);
-    // A child can be forked as well, and saved.
+    // A child can be saved as well.
     child.act(&["pause"]);
     let folder = child.path("saved");
     fs::create_dir(&folder).unwrap();
     child.act(&["snapshot", &format!("file://{folder}")]);
-    let grandchild = Monitor::start();
-    fork(&child, &[&grandchild], &["--memory", "copied", "--resume"]);
-    grandchild.wait_printed(10 * TURN);
     pause(&parent);
     check(&turns(&parent, 0));
-    for monitor in [grandchild, other, child, parent] {
+    for monitor in [other, child, parent] {
+        monitor.end();
+    }
+}
+
+#[test]
+fn a_parent_that_runs_is_forked_ten_times_and_so_are_its_children() {
+    let parent = parent(&shared());
+    // More than there can be layers: some of them become one.
+    let children: Vec<Monitor> = (0..10)
+        .map(|_| {
+            let child = Monitor::start();
+            let before = parent.printed() / TURN;
+            let answer = fork(&parent, &[&child], &["--resume"]);
+            assert_eq!(answer["memory_mode"], "Frozen");
+            parent.wait_printed(parent.printed() + 10 * TURN);
+            child.wait_printed(10 * TURN);
+            let counts = whole_turns(&child);
+            assert!(counts[0].1 as usize >= before, "{counts:?} after {before}");
+            child
+        })
+        .collect();
+    // A child of a child of a child, of one that runs, and of one that is paused.
+    let mut line = vec![children.into_iter().next_back().unwrap()];
+    for number in 0..3 {
+        let child = Monitor::start();
+        let before = &line[line.len() - 1];
+        if number == 1 {
+            pause(before);
+        }
+        let (_, last) = *whole_turns(before).last().unwrap();
+        fork(before, &[&child], &["--resume"]);
+        child.wait_printed(20 * TURN);
+        let counts = whole_turns(&child);
+        assert!(counts[0].1 >= last, "{counts:?} after {last}");
+        line.push(child);
+    }
+    pause(&parent);
+    check(&turns(&parent, 0));
+    for monitor in line.into_iter().chain([parent]) {
         monitor.end();
     }
 }

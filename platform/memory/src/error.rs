@@ -226,6 +226,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What is written to RAM cannot be watched.
+    #[error("cannot watch what is written to guest RAM (it needs Linux 6.7)")]
+    Watch {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A part of a layer is not whole pages of RAM, or not behind the one before.
     #[error("a layer of guest RAM has bytes {start:#x} to {end:#x}, which are no pages of it")]
     LayerPart {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::ram::host_page_size;
 use crate::shared_file::{self, SharedFile};
-use crate::{Error, GuestRam, Mapping};
+use crate::{Error, GuestRam, Layer, Mapping};
 
 impl GuestRam {
     /// [`GuestRam::freeze`] is possible: all of it is shared memory of small pages.
@@ -63,14 +63,6 @@ impl GuestRam {
         }
     }
 
-    /// The sealed memory file that RAM has the contents of wherever it was not written since; `None` if there is no
-    /// such.
-    #[must_use]
-    pub fn frozen_file(&self) -> Option<Arc<File>> {
-        let file = self.file(Mapping::base_offset).ok()?;
-        shared_file::is_sealed(&file).then_some(file)
-    }
-
     /// Copies RAM's contents to a new memory file and seals it; RAM stays what it is. Nobody may write to RAM
     /// meanwhile. Empty pages are not copied.
     ///
@@ -83,19 +75,21 @@ impl GuestRam {
         Ok(Arc::new(copy.file))
     }
 
-    /// [`GuestRam::over_file`] for a file that came from another process.
+    /// [`GuestRam::over_layers`] for files that came from another process.
     ///
     /// # Errors
-    /// [`Error::NotSealed`] if it could still be changed or shortened by others; as [`GuestRam::over_file`].
-    pub fn over_sealed_file(
+    /// [`Error::NotSealed`] if one could still be changed or shortened by others; as [`GuestRam::over_layers`].
+    pub fn over_sealed_files(
         regions: &[crate::RegionSpec],
         options: &crate::RamOptions,
         file: &Arc<File>,
+        layers: &[Layer],
     ) -> Result<Self, Error> {
-        if !shared_file::is_sealed(file) {
+        let mut files = layers.iter().map(|layer| &layer.file).chain([file]);
+        if !files.all(|file| shared_file::is_sealed(file)) {
             return Err(Error::NotSealed);
         }
-        Self::over_file(regions, options, file)
+        Self::over_layers(regions, options, file, layers)
     }
 
     /// The one file that all regions have.
@@ -156,7 +150,7 @@ mod tests {
         assert_eq!(mapping.address(), address);
         assert!(has(&mapping, "dd") && !has(&mapping, "sh"));
         assert!(mapping.file().is_none() && mapping.base().is_some() && !parent.can_freeze());
-        let child = || GuestRam::over_sealed_file(&LAYOUT, &options(false), &file).unwrap();
+        let child = || GuestRam::over_sealed_files(&LAYOUT, &options(false), &file, &[]).unwrap();
         let children = [child(), child()];
         for (value, ram) in (2..).zip([&parent, &children[0]]) {
             for place in places {
@@ -171,10 +165,7 @@ mod tests {
         ] {
             assert_eq!(places.map(|place| byte(ram, place)), [value; 2]);
         }
-        assert_eq!(
-            parent.frozen_file().unwrap().metadata().unwrap().len(),
-            12 * MIB
-        );
+        assert_eq!(file.metadata().unwrap().len(), 12 * MIB);
         // What is frozen can be saved, and given up, as all private memory.
         let saved = Arc::new(tempfile::tempfile().unwrap());
         parent.discard(0x1000, 0x1000).unwrap();
@@ -198,10 +189,9 @@ mod tests {
         let parent = GuestRam::new(&LAYOUT, &options(false)).unwrap();
         parent.write(4 * GIB, &[1]).unwrap();
         assert!(matches!(parent.freeze(), Err(Error::NotShared)));
-        assert!(parent.frozen_file().is_none());
         let file = parent.copy_to_memory().unwrap();
         parent.write(4 * GIB, &[2]).unwrap();
-        let child = GuestRam::over_sealed_file(&LAYOUT, &options(false), &file).unwrap();
+        let child = GuestRam::over_sealed_files(&LAYOUT, &options(false), &file, &[]).unwrap();
         assert_eq!((byte(&child, 4 * GIB), byte(&parent, 4 * GIB)), (1, 2));
         assert!(file.write_all_at(&[2], 0).is_err() && file.set_len(0).is_err());
     }
@@ -210,11 +200,11 @@ mod tests {
     fn files_that_others_could_change_are_refused() {
         let open = Arc::new(tempfile::tempfile().unwrap());
         open.set_len(12 * MIB).unwrap();
-        let error = GuestRam::over_sealed_file(&LAYOUT, &options(false), &open).unwrap_err();
+        let error = GuestRam::over_sealed_files(&LAYOUT, &options(false), &open, &[]).unwrap_err();
         assert!(matches!(error, Error::NotSealed), "{error}");
         let shared = GuestRam::new(&LAYOUT, &options(true)).unwrap();
         let file = shared.file(Mapping::file_offset).unwrap();
-        let error = GuestRam::over_sealed_file(&LAYOUT, &options(false), &file).unwrap_err();
+        let error = GuestRam::over_sealed_files(&LAYOUT, &options(false), &file, &[]).unwrap_err();
         assert!(matches!(error, Error::NotSealed), "{error}");
     }
 }

@@ -197,7 +197,7 @@ fn above(
 }
 
 /// At most so many parts, which have all that the given ones have: those nearest to each other become one.
-fn coarse(mut parts: Vec<Range<u64>>, most: usize) -> Vec<Range<u64>> {
+pub(crate) fn coarse(mut parts: Vec<Range<u64>>, most: usize) -> Vec<Range<u64>> {
     let mut gap = host_page_size();
     while parts.len() > most {
         let mut fewer: Vec<Range<u64>> = Vec::with_capacity(parts.len());

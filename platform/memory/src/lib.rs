@@ -85,13 +85,14 @@ mod shared_file;
 mod testing;
 mod userfault;
 mod vectors;
+mod watch;
 mod window;
 
 pub use blocks::{Blocks, SavedFile};
 pub use contents::{RangeInFile, Written};
 pub use error::Error;
 pub use layers::Layer;
-pub use mapping::{FileWrites, Mapping};
+pub use mapping::{FileWrites, Mapping, WATCH_IOCTLS};
 pub use ondemand::Pager;
 pub use options::{HugePages, RamOptions, RegionSpec};
 pub use prefault::Prefault;
@@ -99,6 +100,7 @@ pub use ram::GuestRam;
 pub use region::{GuestMemoryMmap, Region};
 pub use userfault::{USERFAULT_DEVICE, USERFAULT_IOCTLS};
 pub use vectors::{IoVectors, MOST_VECTORS};
+pub use watch::{Draft, Watch};
 pub use window::{View, Window};
 
 pub use vm_memory;

@@ -19,10 +19,13 @@ mod freeze;
 mod layers;
 mod missing;
 mod touched;
+mod watch;
 
 pub use file::FileWrites;
 pub(crate) use missing::Missing;
-pub(crate) use touched::data;
+pub(crate) use touched::{data, merge};
+pub use watch::WATCH_IOCTLS;
+pub(crate) use watch::Watcher;
 
 /// Large pages of the processors' page tables, one level above the small ones.
 ///

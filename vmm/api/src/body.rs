@@ -126,7 +126,8 @@ pub(crate) fn receive_fork(body: &[u8], descriptors: Vec<OwnedFd>) -> Result<Cal
     let received = Received::new(read(body)?, descriptors);
     let received = received.ok_or_else(|| {
         Bad::Body(format!(
-            "$: configuration, state and memory come as 3 descriptors, not {count}: vm.fork of another monitor sends them"
+            "$: configuration, state and memory come as 3 descriptors, or as 5 to 20 with layers of memory, not as {count}: \
+             vm.fork of another monitor sends them"
         ))
     })?;
     Ok(Call::ReceiveFork(received))

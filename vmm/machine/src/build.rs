@@ -16,6 +16,7 @@ use sandbox::Filter;
 use telemetry::trace;
 
 use crate::features::Features;
+use crate::fork::SharedMemory;
 use crate::loader::Loader;
 use crate::paging::{Lost, Paging};
 use crate::processors::{Processors, Rules};
@@ -68,7 +69,9 @@ pub struct Machine {
     pub(crate) restored: Option<MemorySource>,
     /// The snapshot that its memory is private pages over.
     pub(crate) origin: Option<snapshot::Part>,
-    /// It has run since it was made, or since its memory was frozen.
+    /// If it was forked or is a fork: memory that others have as well.
+    pub(crate) shared: Option<SharedMemory>,
+    /// It has run since it was made, or since `shared` has all of its memory.
     pub(crate) memory_used: bool,
 }
 
@@ -257,6 +260,7 @@ impl<'a> Chassis<'a> {
             pci: self.pci,
             restored: restored.as_ref().map(|restored| restored.mode),
             origin: restored.as_ref().and_then(|restored| restored.origin),
+            shared: None,
             memory_used: restored.is_none(),
             clock: restored.map(|restored| restored.clock),
             ram: self.ram,

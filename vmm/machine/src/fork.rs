@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,12 @@ use telemetry::event;
 
 use crate::build::Machine;
 use crate::state::MachineState;
-use crate::{Answer, Error, MemorySource, Reply, Result, descriptors, inspect, prepare, syscalls};
+use crate::{Answer, Error, Reply, Result, descriptors, inspect, prepare, syscalls};
+
+mod memory;
+
+pub(crate) use self::memory::SharedMemory;
+use self::memory::{Given, Plan};
 
 /// The most children that one request makes.
 const MOST_CHILDREN: usize = 256;
@@ -38,8 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How children get the parent's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ForkMemory {
-    /// It is frozen, and parent and children go on in private copies of the pages that they write. Nothing is copied
-    /// while the parent stands still. Only for memory with shared=on.
+    /// It is frozen, and parent and children go on in private copies of the pages that they write. Only for memory with
+    /// shared=on. A parent that was forked before, or is a child itself, runs while what it wrote since is copied.
     Frozen,
     /// All of it that was touched is copied while the parent stands still.
     Copied,
@@ -77,7 +81,7 @@ pub struct ForkChild {
 pub struct Forked {
     /// How the children got memory.
     pub memory_mode: ForkMemory,
-    /// Microseconds for which the parent stood still; 0 if it was paused.
+    /// Microseconds for which the parent stood still, the longest time without a break; 0 if it was paused.
     pub pause_us: u64,
 }
 
@@ -161,65 +165,11 @@ impl Taken {
     }
 }
 
-/// Where the children's memory comes from.
-enum Plan {
-    /// Memory was frozen before, and nobody has written to it since.
-    Again(Arc<File>),
-    Freeze,
-    Copy,
-}
-
-impl Machine {
-    fn plan_memory(&self, wish: Option<ForkMemory>, config: &VmConfig) -> Result<Plan> {
-        let refused = |text: &str| Err(Problem::new("memory_mode", text).into());
-        if config.memory.hugepages {
-            return refused("memory with hugepages=on cannot be forked: use small pages");
-        }
-        if wish == Some(ForkMemory::Copied) {
-            return Ok(Plan::Copy);
-        }
-        let frozen = self.ram.frozen_file();
-        match frozen.filter(|_| !self.memory_used) {
-            Some(file) => Ok(Plan::Again(file)),
-            None if self.ram.can_freeze() => Ok(Plan::Freeze),
-            None if config.memory.shared => refused(
-                "the VM was forked and has run since, so that its memory is its own: Copied copies it while the VM \
-                 stands still; a VM that stays paused can be forked any number of times",
-            ),
-            None => refused(
-                "the VM has private memory: boot it with --memory shared=on, or give Copied, which copies its memory \
-                 while it stands still",
-            ),
-        }
-    }
-
-    /// Takes its state and memory. Only while it is paused.
-    fn divide(
-        &mut self,
-        plan: &Plan,
-        number: u64,
-        features: &[CpuidEntry],
-    ) -> Result<(MachineState, Arc<File>)> {
-        let state = self.save(number, features)?;
-        let memory = match plan {
-            Plan::Again(file) => Arc::clone(file),
-            Plan::Freeze => {
-                let file = self.ram.freeze()?;
-                self.restored = Some(MemorySource::Forked);
-                self.memory_used = false;
-                file
-            }
-            Plan::Copy => self.ram.copy_to_memory()?,
-        };
-        Ok((state, memory))
-    }
-}
-
 /// Children whose parent goes on already.
 pub(crate) struct Children {
     receivers: Vec<(Receiver, VmConfig)>,
     state: MachineState,
-    memory: Arc<File>,
+    memory: Given,
     resume: bool,
     forked: Forked,
 }
@@ -239,47 +189,19 @@ pub(crate) fn divide(
     let receivers = sockets.map(|path| Ok(Receiver::connect(path)?));
     let receivers: Vec<Receiver> = receivers.collect::<Result<_>>()?;
     machine.wait_for_memory()?;
-    let runs = !machine.is_paused();
-    if runs && matches!(plan, Plan::Freeze) {
-        machine.ram.prepare_freeze()?;
-    }
-    let begin = Instant::now();
-    if runs {
-        machine.pause()?;
-    }
-    let paused = begin.elapsed();
-    let taken = machine.divide(&plan, number, features);
-    let divided = begin.elapsed();
-    if runs {
-        machine.resume()?;
-    }
-    let pause = if runs {
-        begin.elapsed()
-    } else {
-        Duration::ZERO
-    };
-    let (state, memory) = taken?;
-    telemetry::info!(
-        "the VM was forked and stood still for {} us: {} to pause, {} to save, {} to go on",
-        pause.as_micros(),
-        paused.as_micros(),
-        (divided - paused).as_micros(),
-        pause.saturating_sub(divided).as_micros(),
-    );
-    let copied = matches!(plan, Plan::Copy);
-    let memory_mode = if copied {
-        ForkMemory::Copied
-    } else {
-        ForkMemory::Frozen
+    let taken = machine.take(plan, &|machine| machine.save(number, features))?;
+    let memory_mode = match plan {
+        Plan::Copy => ForkMemory::Copied,
+        _ => ForkMemory::Frozen,
     };
     Ok(Children {
         receivers: receivers.into_iter().zip(configs).collect(),
-        state,
-        memory,
+        state: taken.state,
+        memory: taken.memory,
         resume: wish.resume,
         forked: Forked {
             memory_mode,
-            pause_us: u64::try_from(pause.as_micros()).unwrap_or(u64::MAX),
+            pause_us: u64::try_from(taken.pause.as_micros()).unwrap_or(u64::MAX),
         },
     })
 }
@@ -314,11 +236,20 @@ impl Children {
     fn deliver(self) -> Result<Answer> {
         let deadline = Instant::now() + PATIENCE;
         let count = self.receivers.len();
-        let (state, memory, resume) = (&self.state, &self.memory, self.resume);
-        let bytes = memory.metadata().map_err(Error::hand_over)?.len();
+        let bytes = self.memory.base.metadata();
+        let bytes = bytes.map_err(Error::hand_over)?.len();
+        let index = self.memory.index().map_err(Error::hand_over)?;
         let (mut waiting, mut failures) = (Vec::with_capacity(count), Vec::new());
         for (mut receiver, config) in self.receivers {
-            match send(&mut receiver, &config, state, memory, bytes, resume) {
+            let texts = Texts::of(&config, &self.state, bytes);
+            let texts = texts.map_err(|error| Error::hand_over(error.into()))?;
+            match send(
+                &mut receiver,
+                &texts,
+                &self.memory,
+                index.as_ref(),
+                self.resume,
+            ) {
                 Ok(()) => waiting.push(receiver),
                 Err(error) => failures.push(telemetry::chain(&error).join(": ")),
             }
@@ -342,113 +273,19 @@ impl Children {
 
 fn send(
     receiver: &mut Receiver,
-    config: &VmConfig,
-    state: &MachineState,
-    memory: &File,
-    bytes: u64,
+    texts: &Texts,
+    memory: &Given,
+    index: Option<&File>,
     resume: bool,
 ) -> Result<()> {
-    let texts = Texts::of(config, state, bytes).map_err(|error| Error::hand_over(error.into()))?;
     let config = sealed("fork_config", &texts.config).map_err(Error::hand_over)?;
     let state = sealed("fork_state", &texts.state).map_err(Error::hand_over)?;
     let body = format!("{{\"resume\":{resume}}}");
-    Ok(receiver.send(&body, [config.as_fd(), state.as_fd(), memory.as_fd()])?)
+    let mut parts = vec![config.as_fd(), state.as_fd(), memory.base.as_fd()];
+    parts.extend(index.map(AsFd::as_fd));
+    parts.extend(memory.layers.iter().map(|layer| layer.file.as_fd()));
+    Ok(receiver.send(&body, &parts)?)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn parent() -> VmConfig {
-        let mut config = VmConfig::default();
-        config.payload = Some(config::PayloadConfig {
-            kernel: Some("/k".into()),
-            ..Default::default()
-        });
-        let disks = json!([
-            {"path": "/d", "id": "d"},
-            {"path": "/r", "id": "r", "readonly": true},
-        ]);
-        config.devices.insert("disks".into(), disks);
-        config
-            .devices
-            .insert("vsock".into(), json!({"cid": 3, "socket": "/v", "id": "v"}));
-        config
-            .devices
-            .insert("net".into(), json!([{"tap": "t", "id": "n"}]));
-        prepare::settle(&mut config);
-        config
-    }
-
-    fn configs(children: &Value) -> Result<Vec<VmConfig>> {
-        let wish: Fork = serde_json::from_value(json!({"children": children})).unwrap();
-        wish.configs(&parent())
-    }
-
-    fn own(number: u32) -> Value {
-        json!({
-            "api_socket": format!("/s{number}"),
-            "devices": {
-                "d": {"path": format!("/d{number}")},
-                "v": {"socket": format!("/v{number}")},
-                "n": {"tap": format!("t{number}"), "mac": "2e:00:00:00:00:01"},
-            },
-        })
-    }
-
-    #[test]
-    fn children_have_what_they_are_given_and_share_what_is_only_read() {
-        let configs = configs(&json!([own(1), own(2)])).unwrap();
-        let disks = &configs[1].devices["disks"];
-        assert_eq!(
-            (&disks[0]["path"], &disks[1]["path"]),
-            (&json!("/d2"), &json!("/r"))
-        );
-        assert_eq!(configs[0].devices["net"][0]["mac"], "2e:00:00:00:00:01");
-    }
-
-    #[test]
-    fn what_two_cannot_have_is_refused_by_its_device() {
-        let without = |id: &str| {
-            let mut child = own(1);
-            child["devices"].as_object_mut().unwrap().remove(id);
-            configs(&json!([child])).unwrap_err().to_string()
-        };
-        for (id, thing) in [("d", "/d,"), ("v", "/v,"), ("n", "tap t,")] {
-            let error = without(id);
-            assert!(error.contains(&format!("device {id} of")), "{error}");
-            assert!(
-                error.contains(thing) && error.contains("the parent"),
-                "{error}"
-            );
-        }
-        let mut other = own(1);
-        other["api_socket"] = json!("/s2");
-        let twice = configs(&json!([own(1), other])).unwrap_err().to_string();
-        assert!(twice.contains("which the child at /s1 has"), "{twice}");
-    }
-
-    #[test]
-    fn wishes_that_mean_nothing_are_refused() {
-        for children in [
-            json!([]),
-            json!([own(1), own(1)]),
-            json!([{
-                "api_socket": "/s",
-                "devices": {
-                    "d": {"path": "/d1"},
-                    "v": {"socket": "/v1"},
-                    "n": {"tap": null, "fds": [3]},
-                },
-            }]),
-            json!([{"api_socket": "/s", "devices": {"x": {}}}]),
-            json!([{"api_socket": "/s", "devices": {"d": "/d1"}}]),
-            json!([{"api_socket": "/s", "devices": {"d": {"id": "e"}}}]),
-            json!([{"api_socket": "/s", "devices": {"d": {"pth": "/d1"}}}]),
-        ] {
-            assert!(configs(&children).is_err(), "{children}");
-        }
-    }
-}
+mod tests;

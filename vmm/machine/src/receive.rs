@@ -7,6 +7,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use snapshot::Parts;
+use snapshot::handover::MOST_LAYERS;
 
 use crate::MemoryRestoreMode;
 
@@ -57,15 +58,22 @@ impl PartialEq for Received {
 }
 
 impl Received {
-    /// One whose configuration, state and memory came as open files, in this order; `None` if there is another number
-    /// of them.
+    /// One whose configuration, state and memory came as open files, in this order; where memory is in layers, then
+    /// their index and these. `None` if there is another number of them.
     #[must_use]
     pub fn new(wish: ReceiveFork, descriptors: Vec<OwnedFd>) -> Option<Self> {
-        let [config, state, memory] = <[OwnedFd; 3]>::try_from(descriptors).ok()?.map(File::from);
+        let mut files = descriptors.into_iter().map(File::from);
+        let (config, state, memory) = (files.next()?, files.next()?, files.next()?);
+        let index = files.next();
+        let layers: Vec<File> = files.collect();
+        if index.is_some() == layers.is_empty() || layers.len() > MOST_LAYERS {
+            return None;
+        }
         let parts = Parts {
             config,
             state,
             memory,
+            layers: index.map(|index| (index, layers)),
         };
         Some(Self {
             wish,

@@ -20,6 +20,7 @@ use snapshot::Source;
 use telemetry::trace;
 
 use crate::build::{self, Chassis, Ground, Machine, Restored, Slot};
+use crate::fork::SharedMemory;
 use crate::paging::Paging;
 use crate::save::memory_state;
 use crate::state::{DeviceState, MachineState};
@@ -224,16 +225,27 @@ impl SavedMachine {
         })
     }
 
+    fn layers(&self) -> Vec<Layer> {
+        let changes = self.source.changes().iter();
+        let layers = changes.map(|changes| Layer {
+            file: Arc::clone(&changes.memory),
+            parts: changes.parts.clone(),
+        });
+        layers.collect()
+    }
+
+    /// Of a fork: the memory that others have as well.
+    fn shared(&self) -> Option<SharedMemory> {
+        let forked = self.mode == MemorySource::Forked;
+        forked.then(|| SharedMemory::new(Arc::clone(self.source.memory()), self.layers()))
+    }
+
     fn ram(&self) -> Result<GuestRam> {
         let mut options = self.config.memory.ram_options();
         options.prefault |= self.prefault;
         let file = self.source.memory();
         let regions = build::ram_regions(&self.config);
-        let layers = self.source.changes().iter().map(|changes| Layer {
-            file: Arc::clone(&changes.memory),
-            parts: changes.parts.clone(),
-        });
-        let layers: Vec<Layer> = layers.collect();
+        let layers = self.layers();
         let ram = match self.mode {
             MemorySource::Mapped => GuestRam::over_layers(&regions, &options, file, &layers)?,
             MemorySource::Forked => {
@@ -242,7 +254,7 @@ impl SavedMachine {
                 options.shared = false;
                 options.prefault = false;
                 options.reserve = false;
-                GuestRam::over_sealed_file(&regions, &options, file)?
+                GuestRam::over_sealed_files(&regions, &options, file, &layers)?
             }
             MemorySource::OnDemand => {
                 // As with forks: the configuration speaks of the next boot, where all of it is allocated.
@@ -298,15 +310,15 @@ impl Machine {
         // What devices have read so far may have been zeros otherwise.
         paging.as_ref().map_or(Ok(()), Paging::check)?;
         let origin = (mode == MemorySource::Mapped).then(|| source.mark());
-        chassis.finish(
-            devices,
-            Some(Restored {
-                clock,
-                mode,
-                origin,
-                paging,
-            }),
-        )
+        let restored = Restored {
+            clock,
+            mode,
+            origin,
+            paging,
+        };
+        let mut machine = chassis.finish(devices, Some(restored))?;
+        machine.shared = saved.shared();
+        Ok(machine)
     }
 }
 

@@ -78,6 +78,9 @@ const DRIVER: &[Allow] = &[
     Allow::call(libc::SYS_fsync),
     Allow::call(libc::SYS_renameat2),
     Allow::call(libc::SYS_unlink),
+    // What of memory was written since a fork.
+    Allow::call(libc::SYS_userfaultfd),
+    Allow::ioctl(memory::WATCH_IOCTLS),
     // Which sizes of huge pages the host has, to explain a refusal.
     Allow::call(libc::SYS_newfstatat),
     Allow::call(libc::SYS_getdents64),

@@ -22,6 +22,10 @@ use crate::{Error, Result};
 
 /// Where the API takes a machine that is handed over.
 pub const ENDPOINT: &str = "vm.receive-fork";
+/// Most layers of memory that are handed over.
+pub const MOST_LAYERS: usize = 16;
+/// Configuration, state, memory; which parts of memory are in layers, and these.
+const MOST_PARTS: usize = 4 + MOST_LAYERS;
 /// How long the other monitor may take to accept, and to take a request. It does so at once, unless it hangs.
 const ACCEPT: Duration = Duration::from_secs(2);
 /// Most bytes of an answer that are read: what is wrong is said in fewer.
@@ -53,11 +57,12 @@ impl Receiver {
         &self.path
     }
 
-    /// Sends it configuration, state and memory, in this order. `body` is the rest of the request.
+    /// Sends it configuration, state and memory, in this order; where memory is in layers also the text that says which
+    /// parts are, and these. `body` is the rest of the request.
     ///
     /// # Errors
-    /// [`Error::Receiver`] if it does not take them.
-    pub fn send(&mut self, body: &str, parts: [BorrowedFd<'_>; 3]) -> Result<()> {
+    /// [`Error::Receiver`] if it does not take them, or they are too many.
+    pub fn send(&mut self, body: &str, parts: &[BorrowedFd<'_>]) -> Result<()> {
         let request = format!(
             "PUT /api/v1/{ENDPOINT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -67,10 +72,11 @@ impl Receiver {
         sent.map_err(|error| failed(&self.path, error))
     }
 
-    fn send_all(&mut self, bytes: &[u8], parts: [BorrowedFd<'_>; 3]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    fn send_all(&mut self, bytes: &[u8], parts: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PARTS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(&parts)) {
+        let right = parts.len() <= MOST_PARTS;
+        if !right || !control.push(SendAncillaryMessage::ScmRights(parts)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let first = [IoSlice::new(bytes)];
@@ -188,8 +194,9 @@ mod tests {
         let mut receiver = Receiver::connect(&path).unwrap();
         let file = sealed("part", b"{}").unwrap();
         receiver
-            .send("{\"resume\":true}", [file.as_fd(); 3])
+            .send("{\"resume\":true}", &[file.as_fd(); MOST_PARTS])
             .unwrap();
+        assert!(receiver.send("", &[file.as_fd(); MOST_PARTS + 1]).is_err());
         let answer = receiver.wait(Instant::now() + Duration::from_secs(10));
         let request = other.join().unwrap();
         assert!(request.starts_with("PUT /api/v1/vm.receive-fork HTTP/1.1\r\n"));

@@ -16,6 +16,10 @@ use crate::{CONFIG, Error, MEMORY, MOST_LAYERS, Result, STATE, VERSION, WHOLE};
 const MOST_CONFIG: u64 = 1 << 20;
 /// Largest state: 1024 processors with AMX have 32 MiB.
 const MOST_STATE: u64 = 64 << 20;
+/// Largest text that says what is in layers: 16,384 parts take less than 512 KiB.
+const MOST_LAYER_INDEX: u64 = 1 << 20;
+/// What errors call it.
+const LAYERS: &str = "layers";
 
 /// A snapshot that is complete and fits together.
 #[derive(Clone, Debug)]
@@ -105,7 +109,10 @@ impl Source {
         }
         let memory = files.memory.try_clone();
         let memory = memory.map_err(failed("open", &from.join(MEMORY)));
-        let source = Self::of(from, &files.state, &files.config, || memory)?;
+        let mut source = Self::of(from, &files.state, &files.config, || memory)?;
+        if let Some((index, layers)) = &files.layers {
+            source.changes = received_layers(&from.join(LAYERS), index, layers)?;
+        }
         if source.base.is_some() {
             let why = "it is an increment, which is no VM that goes on".into();
             return Err(Error::Bad {
@@ -247,6 +254,9 @@ pub struct Parts {
     pub state: File,
     /// RAM's contents.
     pub memory: File,
+    /// Where RAM is not only in `memory`: the text that says which parts are in files above it, and these, the lowest
+    /// first.
+    pub layers: Option<(File, Vec<File>)>,
 }
 
 /// A file that is read at positions of its own.
@@ -261,6 +271,30 @@ impl Read for FromStart<'_> {
         self.at = self.at.saturating_add(count as u64);
         Ok(count)
     }
+}
+
+/// What is in layers that another process sent.
+fn received_layers(from: &Path, index: &File, layers: &[File]) -> Result<Vec<Changes>> {
+    check_kind(from, index)?;
+    let bad = |why: String| Error::Bad {
+        path: from.to_owned(),
+        why,
+    };
+    let parts: Vec<Vec<(u64, u64)>> = serde_json::from_slice(&read(from, index, MOST_LAYER_INDEX)?)
+        .map_err(|error| bad(error.to_string()))?;
+    if parts.len() != layers.len() {
+        let (said, came) = (parts.len(), layers.len());
+        return Err(bad(format!("it tells of {said} layers, and {came} came")));
+    }
+    let all = parts.into_iter().zip(layers).map(|(parts, file)| {
+        check_kind(from, file)?;
+        let memory = file.try_clone().map_err(failed("open", from))?;
+        Ok(Changes {
+            memory: Arc::new(memory),
+            parts: parts.into_iter().map(|(start, end)| start..end).collect(),
+        })
+    });
+    all.collect()
 }
 
 fn failed<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {

@@ -9,6 +9,10 @@ use vm_memory::FileOffset;
 use super::touched::{merge, push};
 use super::{Mapping, Source, Span};
 use crate::Error;
+use crate::layers::coarse;
+
+/// Most parts that are kept of what was given back.
+const MOST_NEWS: usize = 4096;
 
 /// What private memory is that is neither its base nor a page of its own.
 #[derive(Debug, Default)]
@@ -17,6 +21,8 @@ pub(super) struct Above {
     layers: Mutex<Vec<Range<u64>>>,
     /// A bit for each page that was given back, so that neither base nor layer shows through; empty if there is none.
     emptied: Mutex<Vec<u64>>,
+    /// Parts that were given back since somebody asked last, in any order.
+    news: Mutex<Vec<Range<u64>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,7 +66,7 @@ impl Mapping {
     }
 
     /// Parts that come from layers.
-    pub(super) fn covered(&self) -> Vec<Range<u64>> {
+    pub(crate) fn covered(&self) -> Vec<Range<u64>> {
         lock(&self.above.layers).clone()
     }
 
@@ -77,14 +83,23 @@ impl Mapping {
                 *word |= 1 << (page % 64);
             }
         }
+        drop(emptied);
+        let mut news = lock(&self.above.news);
+        news.push(start..start + count);
+        if news.len() > MOST_NEWS {
+            // A guest could go on for ever. More than what was given back is no harm.
+            *news = coarse(merge(std::mem::take(&mut news)), MOST_NEWS / 2);
+        }
     }
 
-    /// Pages of private memory that are not what its base and layers have.
-    pub(crate) fn changed(&self) -> Result<Vec<Range<u64>>, Error> {
-        if self.base_offset().is_none() {
-            return Err(Error::NoBase);
-        }
-        let mut parts = self.written().map_err(|source| Error::Changes { source })?;
+    /// Parts that were given back since this was asked last, and maybe more.
+    pub(crate) fn take_given_back(&self) -> Vec<Range<u64>> {
+        std::mem::take(&mut lock(&self.above.news))
+    }
+
+    /// Pages that were given back.
+    pub(crate) fn given_back(&self) -> Vec<Range<u64>> {
+        let mut parts = Vec::new();
         for (word, first) in lock(&self.above.emptied).iter().zip((0..).step_by(64)) {
             for page in (0..64)
                 .filter(|bit| word >> bit & 1 == 1)
@@ -96,6 +111,16 @@ impl Mapping {
                 );
             }
         }
+        parts
+    }
+
+    /// Pages of private memory that are not what its base and layers have.
+    pub(crate) fn changed(&self) -> Result<Vec<Range<u64>>, Error> {
+        if self.base_offset().is_none() {
+            return Err(Error::NoBase);
+        }
+        let mut parts = self.written().map_err(|source| Error::Changes { source })?;
+        parts.extend(self.given_back());
         Ok(merge(parts))
     }
 

@@ -118,7 +118,7 @@ pub(super) fn push(parts: &mut Vec<Range<u64>>, part: Range<u64>) {
 }
 
 /// The union of parts.
-pub(super) fn merge(mut parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
+pub(crate) fn merge(mut parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
     parts.sort_unstable_by_key(|part| part.start);
     let mut merged = Vec::with_capacity(parts.len());
     for part in parts {
