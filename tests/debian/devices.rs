@@ -31,7 +31,7 @@ pub(crate) fn look(debian: &mut Debian) {
     for line in [
         " 1 8086:0d57",
         " 2 1af4:1041",
-        " 8 1af4:1042",
+        " 7 1af4:1042",
         " 1 1af4:1044",
         " 1 1af4:1045",
         " 1 1af4:1053",
