@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use testkit::payload::Payload;
 
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, alone};
 
 /// Words of memory that the guest counts in, one in each of these pages.
 const FIRST: u32 = 0x0200_0000;
@@ -106,6 +106,7 @@ fn a_chain_of_ten_goes_on_where_it_was_and_has_only_what_changed() {
         assert!(state.contains("\"version\":1,\"config\""), "it has no base");
         end.end();
     }
+    merged(&first, &url(10), last);
     // A chain with a gap is none.
     fs::remove_dir_all(folder(4)).unwrap();
     let other = Monitor::start();
@@ -113,4 +114,48 @@ fn a_chain_of_ten_goes_on_where_it_was_and_has_only_what_changed() {
     assert!(gap.contains("saved4"), "{gap}");
     other.end();
     first.end();
+}
+
+/// The chain as one, without a monitor, goes on as it does; and damage in the lowest of the chain is found.
+fn merged(first: &Monitor, chain: &str, last: u8) {
+    let folder = first.path("merged");
+    let url = format!("file://{folder}");
+    fs::create_dir(&folder).unwrap();
+    let said = alone(&["merge-snapshot", chain, &url]);
+    assert_eq!((said.code, said.out.as_str()), (0, ""), "{said:?}");
+    let checked = |url: &str| alone(&["check-snapshot", url]);
+    let about = |url: &str, snapshots: u64| {
+        let json = checked(url).json();
+        assert_eq!(json["snapshots"], snapshots);
+        assert_eq!(json["memory_bytes"], 64 << 20);
+        assert_eq!(json["without_checksums"], serde_json::json!([]));
+    };
+    about(chain, 11);
+    about(&url, 1);
+    let again = alone(&["merge-snapshot", chain, &url]);
+    assert!(again.err.contains("replaces nothing"), "{again:?}");
+    let end = Monitor::start();
+    end.act(&["restore", &format!("source_url={url},resume=on")]);
+    pause(&end, first, Some(last));
+    end.end();
+    let lowest = format!("{}/memory-ranges", first.path("saved0"));
+    let whole = fs::read(&lowest).unwrap();
+    let place = whole.iter().position(|byte| *byte != 0).unwrap();
+    let mut damaged = whole.clone();
+    damaged[place] ^= 1;
+    fs::write(&lowest, damaged).unwrap();
+    let said = checked(chain);
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err.contains("saved0/memory-ranges") && said.err.contains("damaged"),
+        "{said:?}"
+    );
+    let other = Monitor::start();
+    let refused = other.refused(&[
+        "restore",
+        &format!("source_url={chain},memory_restore_mode=copy"),
+    ]);
+    assert!(refused.contains("damaged"), "{refused}");
+    other.end();
+    fs::write(&lowest, whole).unwrap();
 }

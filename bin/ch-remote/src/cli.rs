@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use keyvalue::ByteSize;
 
-use crate::{events, fork, request, top, wishes};
+use crate::{events, fork, offline, request, top, wishes};
 
 /// The command line as the parser wants it.
 #[must_use]
@@ -91,6 +91,8 @@ fn subcommands(wanted: impl Fn(&str) -> bool) -> Vec<Command> {
         ("coredump", core_dump),
         (events::NAME, events::command),
         (fork::NAME, fork::command),
+        (offline::CHECK, offline::check),
+        (offline::MERGE, offline::merge),
         (top::NAME, top::command),
     ];
     let others = others.iter().filter(|(name, _)| wanted(name));
@@ -187,7 +189,7 @@ mod tests {
         assert_eq!(
             all.join(" "),
             "add-device add-disk add-fs add-generic-vhost-user add-net add-pmem add-user-device add-vdpa add-vsock \
-             boot coredump counters create delete events fork info nmi pause ping power-button reboot receive-migration \
+             boot check-snapshot coredump counters create delete events fork info merge-snapshot nmi pause ping power-button reboot receive-migration \
              remove-device resize resize-disk resize-zone restore resume send-migration shutdown shutdown-vmm \
              snapshot top"
         );

@@ -33,6 +33,9 @@ pub(crate) enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A snapshot cannot be used.
+    #[error(transparent)]
+    Saved(#[from] machine::Error),
     /// The connection failed.
     #[error("the connection to the monitor failed")]
     Connection(#[source] io::Error),

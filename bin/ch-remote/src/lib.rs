@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod fork;
 mod http;
+mod offline;
 mod request;
 mod show;
 mod top;
@@ -59,11 +60,15 @@ fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Does what the subcommand says.
 fn ask(matches: &ArgMatches) -> Result<()> {
+    // The parser demands one.
+    let (name, arguments) = matches.subcommand().ok_or(Error::NoSubcommand)?;
+    if let Some(done) = offline::run(name, arguments) {
+        print(done?.as_bytes());
+        return Ok(());
+    }
     let socket = matches
         .get_one::<std::path::PathBuf>("api-socket")
         .ok_or(Error::NoSocket)?;
-    // The parser demands one.
-    let (name, arguments) = matches.subcommand().ok_or(Error::NoSubcommand)?;
     match name {
         events::NAME => return events::run(socket, matches),
         top::NAME => return top::run(socket, arguments),

@@ -252,6 +252,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// What RAM is to have from a file is not what was written there.
+    #[error("bytes {start:#x} to {end:#x} of {} are not what was saved: the file is damaged", .path.display())]
+    SavedSum {
+        /// The file.
+        path: std::path::PathBuf,
+        /// First byte.
+        start: u64,
+        /// One behind the last byte.
+        end: u64,
+    },
     /// The kernel does not let this process serve faults of its memory.
     #[error(
         "the host's kernel does not let the monitor serve page faults: give it read and write access to \

@@ -70,7 +70,7 @@ impl GuestRam {
     /// [`Error::SharedFile`] or [`Error::Contents`] if the host has no memory for it.
     pub fn copy_to_memory(&self) -> Result<Arc<File>, Error> {
         let copy = SharedFile::new(None, self.size(), host_page_size())?;
-        self.write_contents(&copy.file)?;
+        self.write_contents_at(&copy.file, 0)?;
         shared_file::seal(&copy.file).map_err(|source| Error::Freeze { source })?;
         Ok(Arc::new(copy.file))
     }

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::contents::{check_size, write_whole};
+use crate::contents::{self, check_size};
 use crate::ram::host_page_size;
 use crate::{Error, GuestRam, RamOptions, RegionSpec, Written};
 
@@ -80,26 +80,6 @@ impl GuestRam {
         Ok(ram)
     }
 
-    /// [`GuestRam::read_contents`] of a file and the layers above it, the lowest first.
-    ///
-    /// # Errors
-    /// As there, and as [`GuestRam::over_layers`].
-    pub fn read_layers(&self, base: &File, layers: &[Layer]) -> Result<(), Error> {
-        let pieces = pieces(self.size(), layers)?;
-        self.read_contents(base)?;
-        for range in self.ranges() {
-            for (piece, layer) in &pieces {
-                let start = piece.start.max(range.offset);
-                let end = piece.end.min(range.offset + range.size);
-                if start < end {
-                    let address = range.start + (start - range.offset);
-                    self.read_from_file(&layers[*layer].file, start, address, end - start)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// What differs from the file and the layers that RAM lies over, as parts of a [`Layer`]: pages that somebody wrote
     /// or gave back since. Where these are many small ones, the parts have what is between them, too. Nobody may write
     /// to RAM meanwhile.
@@ -126,25 +106,7 @@ impl GuestRam {
     /// # Errors
     /// [`Error::Contents`] if the file cannot be written.
     pub fn write_layer(&self, file: &File, parts: &[Range<u64>]) -> Result<Written, Error> {
-        let failed = |source| Error::Contents {
-            act: "write",
-            source,
-        };
-        let size = self.size();
-        file.set_len(size).map_err(failed)?;
-        let mut data = 0;
-        for (region, range) in self.regions().zip(self.ranges()) {
-            for part in parts {
-                let start = part.start.max(range.offset);
-                let end = part.end.min(range.offset + range.size);
-                if start < end {
-                    let inside = start - range.offset..end - range.offset;
-                    write_whole(region.mapping(), inside, file, start).map_err(failed)?;
-                    data += end - start;
-                }
-            }
-        }
-        Ok(Written { size, data })
+        contents::write(self, file, 0, parts, true)
     }
 }
 

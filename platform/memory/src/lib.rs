@@ -51,7 +51,7 @@
 //!
 //! [`GuestRam::write_contents`] writes all of RAM to a file, one region after the other, and leaves holes where pages
 //! are empty. Such a file becomes RAM again by [`GuestRam::over_file`], where the kernel reads pages when they are
-//! touched and shares them among all who map the file, or is copied by [`GuestRam::read_contents`]. What was changed
+//! touched and shares them among all who map the file, or is copied by [`GuestRam::read_blocks`]. What was changed
 //! since can be written alone ([`GuestRam::changed`], [`GuestRam::write_layer`]), and lie above the file later
 //! ([`GuestRam::over_layers`]).
 //!

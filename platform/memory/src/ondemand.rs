@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::blocks::BLOCK;
+use crate::contents::filled_runs;
 use crate::userfault::UserFault;
 use crate::{Blocks, Error, GuestRam, Mapping};
 
@@ -308,11 +309,17 @@ impl Pager {
                 let inside =
                     |at: u64| usize::try_from(at + place.offset - range.start).unwrap_or(0);
                 let part_bytes = bytes.get(inside(part.start)..inside(part.end));
-                self.put(place.address + part.start, part_bytes.unwrap_or_default())?;
-                found |= wanted.is_some_and(|(other, page)| {
-                    std::ptr::eq(other, place) && part.contains(&page)
-                });
-                held.settle(part);
+                let part_bytes = part_bytes.unwrap_or_default();
+                // Empty pages take no memory unless somebody touches them.
+                for run in filled_runs(part_bytes) {
+                    let start = part.start + run.start as u64;
+                    let pages = start..part.start + run.end as u64;
+                    self.put(place.address + start, &part_bytes[run])?;
+                    found |= wanted.is_some_and(|(other, page)| {
+                        std::ptr::eq(other, place) && pages.contains(&page)
+                    });
+                    held.settle(pages);
+                }
             }
         }
         Ok(found)

@@ -119,12 +119,22 @@ fn lost(error: &memory::Error) -> Error {
     Error::MemoryLost(telemetry::chain(error).join(": "))
 }
 
-/// The memory of a snapshot, and of those that it is an increment to.
-fn blocks(size: u64, source: &Source) -> Result<Blocks> {
-    let mut names = source.memory_paths().into_iter();
-    let mut saved = |file: &Arc<std::fs::File>| SavedFile {
-        file: Arc::clone(file),
-        path: names.next().unwrap_or_default(),
+/// The memory of a snapshot, and of those that it is an increment to, with what checks it.
+pub(crate) fn blocks(size: u64, source: &Source) -> Result<Blocks> {
+    let mut about = source.memory_paths().into_iter().zip(source.checksums()?);
+    let mut saved = |file: &Arc<std::fs::File>| {
+        let (path, sums) = about.next().unwrap_or_default();
+        if sums.is_none() {
+            telemetry::warn!(
+                "{}: it has no checksums, and is not checked",
+                path.display()
+            );
+        }
+        SavedFile {
+            file: Arc::clone(file),
+            path,
+            sums: sums.map(Arc::from),
+        }
     };
     let base = saved(source.memory());
     let layers: Vec<(SavedFile, Vec<Range<u64>>)> = source

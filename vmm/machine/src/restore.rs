@@ -21,7 +21,7 @@ use telemetry::trace;
 
 use crate::build::{self, Chassis, Ground, Machine, Restored, Slot};
 use crate::fork::SharedMemory;
-use crate::paging::Paging;
+use crate::paging::{self, Paging};
 use crate::save::memory_state;
 use crate::state::{DeviceState, MachineState};
 use crate::{Error, MemorySource, Received, Result, descriptors, prepare};
@@ -270,7 +270,7 @@ impl SavedMachine {
             return Err(Error::Unrestorable(text.into()));
         }
         if self.mode == MemorySource::Copy {
-            ram.read_layers(file, &layers)?;
+            ram.read_blocks(&paging::blocks(ram.size(), &self.source)?)?;
         }
         ram.prefault()?.join()?;
         Ok(ram)

@@ -39,7 +39,7 @@ impl Machine {
         };
         // As vm.info shows it: with the addresses and names that were decided.
         let config = inspect::info(config, Some(self), "Paused").config;
-        destination.commit_above(&config, &state, increment.as_ref())?;
+        destination.commit_above(&config, &state, &written.sums, increment.as_ref())?;
         let (data, size) = (written.data >> 10, written.size >> 10);
         telemetry::info!("{data} KiB of {size} KiB of memory were written to the snapshot");
         Ok(())

@@ -23,6 +23,9 @@ pub(crate) struct Envelope<'a> {
     pub(crate) config: Part,
     /// Length of the memory in bytes.
     pub(crate) memory_bytes: u64,
+    /// The checksums of the memory; none in snapshots of monitors that wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_checksums: Option<Part>,
     /// Of an increment: the snapshot that it is to. From version 2 on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) base: Option<Base>,

@@ -3,14 +3,16 @@
 //! ```text
 //!  config.json      the configuration, as vm.info shows it
 //!  memory-ranges    all of RAM, byte for byte; empty pages are holes
+//!  memory-checksums of each 64 KiB of memory that is not empty: its number and its CRC-32
 //!  state.json       envelope: format, version, length and checksum of the other parts, the state itself
 //! ```
 //!
 //! A [`Destination`] writes to temporary names and renames at the end, `state.json` last: a folder without one is no
 //! snapshot, whatever was interrupted. What is there already is never replaced. A [`Source`] takes nothing for granted:
 //! kinds of files, their lengths, the version and the checksums are looked at before anything is used. The checksums
-//! find damage, not forgery: the state is checked again by those who know what it means. The memory has no checksum,
-//! because it is not read as a whole when it is mapped.
+//! find damage, not forgery: the state is checked again by those who know what it means. Those of
+//! the memory are in a file of their own, which is read by those who read the memory ([`Source::checksums`]); who maps
+//! it reads neither.
 //!
 //! An increment has only those pages of memory that are not as in another snapshot, its base, and says in `state.json`
 //! which they are, where the base is, and what is the checksum of its `state.json`. The base may be an increment, too.
@@ -28,7 +30,7 @@ use std::path::PathBuf;
 
 pub use envelope::Part;
 pub use error::{Error, Result};
-pub use read::{Changes, Parts, Source};
+pub use read::{Changes, Checksums, Parts, Source};
 pub use write::{Destination, Increment, Texts};
 
 /// Name of the configuration.
@@ -37,6 +39,11 @@ pub const CONFIG: &str = "config.json";
 pub const STATE: &str = "state.json";
 /// Name of RAM's contents.
 pub const MEMORY: &str = "memory-ranges";
+
+/// Name of the checksums of RAM's contents.
+pub const CHECKSUMS: &str = "memory-checksums";
+/// Bytes of memory that a checksum is of.
+pub const BLOCK: u64 = 64 << 10;
 
 /// Version of the state's form. Older ones are read for as long as the code says so; newer ones are refused.
 ///

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::envelope::{Base, Envelope, FORMAT, Head, Part};
-use crate::{CONFIG, Error, MEMORY, MOST_LAYERS, Result, STATE, VERSION, WHOLE};
+use crate::{BLOCK, CHECKSUMS, CONFIG, Error, MEMORY, MOST_LAYERS, Result, STATE, VERSION, WHOLE};
 
 /// Largest configuration: that of a machine with some thousand devices.
 const MOST_CONFIG: u64 = 1 << 20;
@@ -36,7 +36,12 @@ pub struct Source {
     changes: Vec<Changes>,
     /// The folders of those below it.
     below: Vec<PathBuf>,
+    /// The tables of checksums, its own and of those below it.
+    tables: Vec<Option<Part>>,
 }
+
+/// Numbers of blocks and their CRC-32.
+pub type Checksums = Vec<(u32, u32)>;
 
 /// Memory that an increment has.
 #[derive(Clone, Debug)]
@@ -89,6 +94,7 @@ impl Source {
                 return Err(Error::Bad { path, why });
             }
             self.below.push(folder.clone());
+            self.tables.extend(below.tables);
             next = below.base;
         }
         self.changes.reverse();
@@ -161,7 +167,7 @@ impl Source {
             let why = format!("an increment has a base, and version {VERSION}");
             return Err(bad(STATE, why));
         }
-        let text = text.to_vec();
+        let (text, table) = (text.to_vec(), envelope.memory_checksums);
         let memory = memory()?;
         let length = memory
             .metadata()
@@ -181,6 +187,7 @@ impl Source {
             base,
             changes: Vec::new(),
             below: Vec::new(),
+            tables: vec![table],
         })
     }
 
@@ -229,6 +236,52 @@ impl Source {
     pub fn memory_paths(&self) -> Vec<PathBuf> {
         let folders = self.below.iter().rev().chain([&self.folder]);
         folders.map(|folder| folder.join(MEMORY)).collect()
+    }
+
+    /// Reads the checksums of [`Source::memory_paths`], in their order: the number of a block ([`BLOCK`](crate::BLOCK))
+    /// and its CRC-32, ascending. Blocks that are not there are empty. `None` for snapshots that have none.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Bad`] if a table cannot be read, or is not what was written.
+    pub fn checksums(&self) -> Result<Vec<Option<Checksums>>> {
+        let folders = [&self.folder].into_iter().chain(&self.below);
+        let tables: Vec<(&PathBuf, &Option<Part>)> = folders.zip(&self.tables).collect();
+        let read = tables.into_iter().rev().map(|(folder, table)| {
+            table
+                .map(|part| self.table(&folder.join(CHECKSUMS), part))
+                .transpose()
+        });
+        read.collect()
+    }
+
+    fn table(&self, path: &Path, part: Part) -> Result<Checksums> {
+        let blocks = self.memory_bytes.div_ceil(BLOCK);
+        let bytes = read(path, &open(path)?, blocks.saturating_mul(8))?;
+        let bad = |why: &str| Error::Bad {
+            path: path.to_owned(),
+            why: why.into(),
+        };
+        if Part::of(&bytes) != part {
+            return Err(bad(
+                "it has not the length and checksum that state.json says, it is damaged",
+            ));
+        }
+        let (entries, rest) = bytes.as_chunks::<8>();
+        let sums: Checksums = entries
+            .iter()
+            .map(|[a, b, c, d, e, f, g, h]| {
+                let number = u32::from_le_bytes([*a, *b, *c, *d]);
+                (number, u32::from_le_bytes([*e, *f, *g, *h]))
+            })
+            .collect();
+        let ascending = sums.is_sorted_by(|one, two| one.0 < two.0);
+        let inside = sums
+            .last()
+            .is_none_or(|(last, _)| u64::from(*last) < blocks);
+        if !rest.is_empty() || !ascending || !inside {
+            return Err(bad("its entries are no blocks of the memory, in order"));
+        }
+        Ok(sums)
     }
 
     /// Length of RAM's contents in bytes.

@@ -12,7 +12,11 @@ fn write(folder: &std::path::Path) {
     destination.memory().set_len(SIZE).unwrap();
     destination.memory().write_all_at(&[7], 4096).unwrap();
     destination
-        .commit(&json!({"memory": 1}), &json!({"clock": 3}))
+        .commit(
+            &json!({"memory": 1}),
+            &json!({"clock": 3}),
+            &[(0, 5), (15, 6)],
+        )
         .unwrap();
 }
 
@@ -29,7 +33,7 @@ fn names(folder: &std::path::Path) -> Vec<String> {
 fn what_is_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path());
-    assert_eq!(names(folder.path()), [CONFIG, MEMORY, STATE]);
+    assert_eq!(names(folder.path()), [CONFIG, CHECKSUMS, MEMORY, STATE]);
     let source = Source::open(folder.path()).unwrap();
     assert_eq!(source.config::<Value>().unwrap(), json!({"memory": 1}));
     assert_eq!(source.state::<Value>().unwrap(), json!({"clock": 3}));
@@ -38,6 +42,41 @@ fn what_is_written_is_read() {
     source.memory().read_exact_at(&mut byte, 4096).unwrap();
     assert_eq!(byte, [7]);
     assert!(source.state::<Vec<u8>>().is_err());
+}
+
+#[test]
+fn checksums_are_those_that_were_written_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let source = || Source::open(folder.path()).unwrap();
+    assert_eq!(source().checksums().unwrap(), [Some(vec![(0, 5), (15, 6)])]);
+    let path = folder.path().join(CHECKSUMS);
+    let whole = fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        fs::write(&path, changed).unwrap();
+        let error = source().checksums().unwrap_err().to_string();
+        assert!(error.contains("memory-checksums is no part"), "{error}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(source().checksums().is_err());
+    // What is written by somebody who means no good.
+    for sums in [&[(1, 0), (0, 0)][..], &[(16, 0)], &[(3, 0), (3, 0)]] {
+        let folder = tempfile::tempdir().unwrap();
+        let destination = Destination::create(folder.path()).unwrap();
+        destination.memory().set_len(SIZE).unwrap();
+        destination.commit(&1, &1, sums).unwrap();
+        let source = Source::open(folder.path()).unwrap();
+        assert!(source.checksums().is_err(), "{sums:?}");
+    }
+    // Of monitors that wrote none.
+    let state = folder.path().join(STATE);
+    let text = fs::read_to_string(&state).unwrap();
+    let (before, rest) = text.split_once("\"memory_checksums\":{").unwrap();
+    let (_, after) = rest.split_once("},").unwrap();
+    fs::write(&state, format!("{before}{after}")).unwrap();
+    assert_eq!(source().checksums().unwrap(), [None]);
 }
 
 #[test]
@@ -50,7 +89,7 @@ fn nothing_is_replaced_and_nothing_stays_of_what_came_to_nothing() {
     // A name that is taken after the start is not replaced, and the rest goes.
     let late = Destination::create(folder.path()).unwrap();
     fs::write(folder.path().join(STATE), "x").unwrap();
-    let error = late.commit(&json!({}), &1).unwrap_err();
+    let error = late.commit(&json!({}), &1, &[]).unwrap_err();
     assert!(matches!(error, Error::Exists(_)), "{error}");
     assert_eq!(names(folder.path()), [STATE]);
     for name in [CONFIG, MEMORY, STATE] {
@@ -137,7 +176,7 @@ fn write_above(folder: &std::path::Path, base: &std::path::Path) {
     };
     let state = json!({"clock": part});
     destination
-        .commit_above(&json!({}), &state, Some(&increment))
+        .commit_above(&json!({}), &state, &[], Some(&increment))
         .unwrap();
 }
 
@@ -197,7 +236,7 @@ fn bases_that_are_missing_or_others_are_refused() {
     fs::create_dir(&base).unwrap();
     let destination = Destination::create(&base).unwrap();
     destination.memory().set_len(SIZE).unwrap();
-    destination.commit(&json!({}), &json!({})).unwrap();
+    destination.commit(&json!({}), &json!({}), &[]).unwrap();
     assert!(refused().contains("changed or replaced"), "{}", refused());
     // One that says to be its own base, which no checksum can be right for.
     let text = fs::read_to_string(top.join(STATE)).unwrap();

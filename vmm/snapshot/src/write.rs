@@ -9,7 +9,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
 use crate::envelope::{Base, Envelope, FORMAT, Part};
-use crate::{CONFIG, Error, MEMORY, Result, STATE, VERSION, WHOLE};
+use crate::{CHECKSUMS, CONFIG, Error, MEMORY, Result, STATE, VERSION, WHOLE};
 
 /// What names have while they are written.
 const PARTIAL: &str = ".partial";
@@ -61,13 +61,14 @@ impl Texts {
         state: &impl Serialize,
         memory_bytes: u64,
     ) -> serde_json::Result<Self> {
-        Self::above(config, state, memory_bytes, None)
+        Self::above(config, state, memory_bytes, None, None)
     }
 
     fn above(
         config: &impl Serialize,
         state: &impl Serialize,
         memory_bytes: u64,
+        memory_checksums: Option<Part>,
         base: Option<Base>,
     ) -> serde_json::Result<Self> {
         let config = serde_json::to_vec_pretty(config)?;
@@ -77,6 +78,7 @@ impl Texts {
             version: if base.is_some() { VERSION } else { WHOLE },
             config: Part::of(&config),
             memory_bytes,
+            memory_checksums,
             base,
             state_crc32: crc32fast::hash(state.get().as_bytes()),
             state: &state,
@@ -101,7 +103,7 @@ impl Destination {
     /// # Errors
     /// [`Error::Exists`] if one of its files is there already, [`Error::File`] if they cannot be made.
     pub fn create(folder: &Path) -> Result<Self> {
-        for name in [STATE, CONFIG, MEMORY] {
+        for name in [STATE, CONFIG, CHECKSUMS, MEMORY] {
             let path = folder.join(name);
             // A name that leads nowhere is taken, too.
             if path.symlink_metadata().is_ok() {
@@ -123,13 +125,19 @@ impl Destination {
         &self.memory
     }
 
-    /// Writes the rest and gives all files their names.
+    /// Writes the rest and gives all files their names. `sums` are those of the memory's blocks that are not empty
+    /// ([`Source::checksums`](crate::Source::checksums)).
     ///
     /// # Errors
     /// [`Error::File`] if something cannot be written, [`Error::Exists`] if a name was taken meanwhile; nothing stays
     /// behind.
-    pub fn commit(self, config: &impl Serialize, state: &impl Serialize) -> Result<()> {
-        self.commit_above(config, state, None)
+    pub fn commit(
+        self,
+        config: &impl Serialize,
+        state: &impl Serialize,
+        sums: &[(u32, u32)],
+    ) -> Result<()> {
+        self.commit_above(config, state, sums, None)
     }
 
     /// The same of an increment, whose memory file has only what was changed.
@@ -140,22 +148,26 @@ impl Destination {
         mut self,
         config: &impl Serialize,
         state: &impl Serialize,
+        sums: &[(u32, u32)],
         increment: Option<&Increment>,
     ) -> Result<()> {
         let about = self.memory.metadata();
         let memory_bytes = about.map_err(|source| self.failed("write", MEMORY, source))?;
         let base = increment.map(|increment| increment.seen_from(&self.folder));
-        let texts = Texts::above(config, state, memory_bytes.len(), base);
+        let words = sums.iter().flat_map(|(block, sum)| [*block, *sum]);
+        let table: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        let checksums = Some(Part::of(&table));
+        let texts = Texts::above(config, state, memory_bytes.len(), checksums, base);
         let Texts { config, state } =
             texts.map_err(|error| self.failed("write", STATE, error.into()))?;
         let synced = self.memory.sync_all();
         synced.map_err(|source| self.failed("write", MEMORY, source))?;
-        for (name, bytes) in [(CONFIG, &config), (STATE, &state)] {
+        for (name, bytes) in [(CONFIG, &config), (CHECKSUMS, &table), (STATE, &state)] {
             let mut file = partial(&self.folder, name, &mut self.made)?;
             let written = file.write_all(bytes).and_then(|()| file.sync_all());
             written.map_err(|source| self.failed("write", name, source))?;
         }
-        for name in [MEMORY, CONFIG, STATE] {
+        for name in [MEMORY, CHECKSUMS, CONFIG, STATE] {
             self.rename(name)?;
         }
         // The names, too, are to outlive a loss of power.

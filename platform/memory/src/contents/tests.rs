@@ -2,8 +2,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use super::*;
+use crate::blocks::BLOCK;
 use crate::testing::{GIB, MIB, first, resident_pages};
-use crate::{RamOptions, RegionSpec};
+use crate::{RamOptions, RegionSpec, SavedFile};
 
 const LAYOUT: [RegionSpec; 2] = [
     RegionSpec {
@@ -53,6 +54,53 @@ fn written(ram: &GuestRam) -> (Arc<File>, Written) {
     (Arc::new(file), written)
 }
 
+fn saved(file: &Arc<File>, sums: Option<&Written>) -> SavedFile {
+    SavedFile {
+        file: Arc::clone(file),
+        path: "/saved".into(),
+        sums: sums.map(|written| written.sums.as_slice().into()),
+    }
+}
+
+fn blocks(file: &Arc<File>, written: &Written) -> Blocks {
+    Blocks::new(12 * MIB, saved(file, Some(written)), Vec::new()).unwrap()
+}
+
+#[test]
+fn damage_is_found_wherever_it_is() {
+    let ram = new(false);
+    fill(&ram);
+    let (file, written) = written(&ram);
+    assert_eq!(written.sums.len(), 2, "{:?}", written.sums);
+    blocks(&file, &written).check().unwrap();
+    // Of a page with something, of one beside it, and where nothing is.
+    for (at, in_copies) in [(0x1000, true), (0x8000, true), (2 * MIB, false)] {
+        let mut before = [0];
+        file.read_exact_at(&mut before, at).unwrap();
+        file.write_all_at(&[0xff], at).unwrap();
+        let place = format!("bytes {:#x} to", at / BLOCK * BLOCK);
+        let error = blocks(&file, &written).check().unwrap_err().to_string();
+        assert!(
+            error.contains(&place) && error.contains("/saved"),
+            "{error}"
+        );
+        let copy = new(false);
+        match copy.read_blocks(&blocks(&file, &written)) {
+            Err(error) if in_copies => assert!(error.to_string().contains(&place), "{error}"),
+            // Nothing comes from where nothing was.
+            Ok(()) if !in_copies => check(&copy),
+            other => panic!("{at:#x}: {other:?}"),
+        }
+        let unchecked = Blocks::new(12 * MIB, saved(&file, None), Vec::new()).unwrap();
+        unchecked.check().unwrap();
+        file.write_all_at(&before, at).unwrap();
+    }
+    // A hole where something was.
+    file.set_len(0).unwrap();
+    file.set_len(12 * MIB).unwrap();
+    assert!(blocks(&file, &written).check().is_err());
+}
+
 #[test]
 fn what_is_written_is_read_and_mapped_again() {
     for shared in [false, true] {
@@ -68,7 +116,7 @@ fn what_is_written_is_read_and_mapped_again() {
         file.read_exact_at(&mut byte, 11 * MIB).unwrap();
         assert_eq!(byte, [3]);
         let copy = new(shared);
-        copy.read_contents(&file).unwrap();
+        copy.read_blocks(&blocks(&file, &written)).unwrap();
         assert_eq!(resident_pages(&first(&copy)), 2, "holes take no memory");
         check(&copy);
         let over = GuestRam::over_file(&LAYOUT, &options(false), &file).unwrap();
@@ -103,7 +151,7 @@ fn files_of_other_sizes_and_memory_that_is_shared_are_refused() {
     let file = Arc::new(tempfile::tempfile().unwrap());
     file.set_len(12 * MIB - 4096).unwrap();
     for error in [
-        new(false).read_contents(&file).unwrap_err(),
+        Blocks::new(12 * MIB, saved(&file, None), Vec::new()).unwrap_err(),
         GuestRam::over_file(&LAYOUT, &options(false), &file).unwrap_err(),
     ] {
         let text = "has 12578816 bytes instead of 12582912";

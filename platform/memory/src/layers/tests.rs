@@ -2,6 +2,7 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::testing::{GIB, MIB};
+use crate::{Blocks, SavedFile};
 
 const PAGE: u64 = 4096;
 const LAYOUT: [RegionSpec; 2] = [
@@ -50,6 +51,18 @@ fn layer(ram: &GuestRam) -> Layer {
     Layer { file, parts }
 }
 
+fn blocks(base: &Arc<File>, layers: &[Layer]) -> Blocks {
+    let saved = |file: &Arc<File>| SavedFile {
+        file: Arc::clone(file),
+        path: "/saved".into(),
+        sums: None,
+    };
+    let layers = layers
+        .iter()
+        .map(|layer| (saved(&layer.file), layer.parts.clone()));
+    Blocks::new(12 * MIB, saved(base), layers.collect()).unwrap()
+}
+
 #[test]
 fn a_chain_of_layers_is_what_the_last_ram_was() {
     const PLACES: [u64; 5] = [0, 3 * PAGE, 8 * MIB - PAGE, 4 * GIB, 4 * GIB + MIB];
@@ -72,9 +85,13 @@ fn a_chain_of_layers_is_what_the_last_ram_was() {
         assert_eq!(PLACES.map(|place| byte(&ram, place)), now);
     }
     let copy = GuestRam::new(&LAYOUT, &options()).unwrap();
-    copy.read_layers(&base, &layers).unwrap();
+    copy.read_blocks(&blocks(&base, &layers)).unwrap();
     assert_eq!(PLACES.map(|place| byte(&copy, place)), now);
-    // All of it in one file again.
+    // All of it in one file again, without RAM and by it.
+    let merged = file();
+    blocks(&base, &layers).write_to(&merged).unwrap();
+    let ram = GuestRam::over_file(&LAYOUT, &options(), &merged).unwrap();
+    assert_eq!(PLACES.map(|place| byte(&ram, place)), now);
     let whole = file();
     let ram = GuestRam::over_layers(&LAYOUT, &options(), &base, &layers).unwrap();
     ram.write_contents(&whole).unwrap();

@@ -23,6 +23,7 @@ fn saved(file: File) -> SavedFile {
     SavedFile {
         file: Arc::new(file),
         path: "/saved".into(),
+        sums: None,
     }
 }
 
