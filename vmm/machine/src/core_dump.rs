@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use config::Problem;
 use hypervisor::VcpuState;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::build::Machine;
 use crate::{Error, Result};
@@ -147,8 +146,7 @@ impl Destination {
         };
         let synced = self.file.sync_all();
         synced.map_err(|source| failed("write", source))?;
-        let renamed = renameat_with(CWD, &self.partial, CWD, &self.path, RenameFlags::NOREPLACE);
-        match renamed.map_err(io::Error::from) {
+        match snapshot::give_name(&self.partial, &self.path) {
             Ok(()) => {
                 self.done = true;
                 Ok(())

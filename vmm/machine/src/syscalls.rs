@@ -77,6 +77,7 @@ const DRIVER: &[Allow] = &[
     Allow::call(libc::SYS_pwrite64),
     Allow::call(libc::SYS_fsync),
     Allow::call(libc::SYS_renameat2),
+    Allow::call(libc::SYS_linkat),
     Allow::call(libc::SYS_unlink),
     // What of memory was written since a fork.
     Allow::call(libc::SYS_userfaultfd),

@@ -21,6 +21,7 @@
 mod envelope;
 mod error;
 pub mod handover;
+mod naming;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 
 pub use envelope::Part;
 pub use error::{Error, Result};
+pub use naming::give_name;
 pub use read::{Changes, Checksums, Parts, Source};
 pub use write::{Destination, Increment, Texts};
 

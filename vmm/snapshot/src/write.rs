@@ -5,11 +5,10 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
 use crate::envelope::{Base, Envelope, FORMAT, Part};
-use crate::{CHECKSUMS, CONFIG, Error, MEMORY, Result, STATE, VERSION, WHOLE};
+use crate::{CHECKSUMS, CONFIG, Error, MEMORY, Result, STATE, VERSION, WHOLE, give_name};
 
 /// What names have while they are written.
 const PARTIAL: &str = ".partial";
@@ -179,8 +178,7 @@ impl Destination {
 
     fn rename(&mut self, name: &'static str) -> Result<()> {
         let (from, to) = (partial_path(&self.folder, name), self.folder.join(name));
-        let renamed = renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE);
-        match renamed.map_err(io::Error::from) {
+        match give_name(&from, &to) {
             Ok(()) => {
                 self.made.push(to);
                 Ok(())
