@@ -158,13 +158,15 @@ impl Batch {
     }
 
     /// Receives a frame into each place of the batch, in their order, as far as there are frames; the batch is empty
-    /// then. A frame may come between the looks of two requests, so there may be one after [`Arrival::Empty`].
+    /// then. Into a place that was left empty nothing comes. A frame may come between the looks of two requests, so there
+    /// may be one after [`Arrival::Empty`].
     pub fn receive(&mut self, queue: &Queue) -> &[Arrival] {
         let count = std::mem::take(&mut self.count);
         let asked = self.together(queue, count, Way::In);
         self.arrivals.clear();
         for (frame, result) in self.frames[..count].iter().zip(&self.results) {
             let error = match *result {
+                _ if frame.is_empty() => libc::EAGAIN,
                 length @ 0.. => {
                     self.arrivals.push(Arrival::Frame(length as usize));
                     continue;

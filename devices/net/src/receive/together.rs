@@ -63,12 +63,12 @@ impl Receive {
         {
             let fits = chain.writable_len() as usize >= self.need
                 && chain.writable().len() <= MOST_VECTORS;
-            if fits
-                && let Some(frame) = batch.next_frame()
-                && chain.add_writable(frame).is_ok()
-            {
-                self.gathered.push_back(chain);
-                continue;
+            if fits && let Some(frame) = batch.next_frame() {
+                if chain.add_writable(frame).is_ok() {
+                    self.gathered.push_back(chain);
+                    continue;
+                }
+                frame.clear();
             }
             // One by one it is found out what is to be done with it.
             self.ring.put_back(chain);
