@@ -159,7 +159,7 @@ impl Blocks {
     /// where nothing should be is damage, too.
     ///
     /// # Errors
-    /// As [`Blocks::read`], at the first place that is wrong.
+    /// [`Error::SavedBlock`] or [`Error::SavedSum`] for the first place that is wrong.
     pub fn check(&self) -> Result<(), Error> {
         for saved in self.layers.iter().chain([&self.base]) {
             let mut wanted = vec![false; usize::try_from(self.count()).unwrap_or(0)];
@@ -199,7 +199,7 @@ impl Blocks {
     /// Writes all of RAM to an empty file, which has the size of RAM afterwards: what lies above each other is one then.
     ///
     /// # Errors
-    /// As [`Blocks::read`]; [`Error::Contents`] if the file cannot be written.
+    /// [`Error::SavedBlock`], [`Error::SavedSum`]; [`Error::Contents`] if the file cannot be written.
     pub fn write_to(&self, file: &File) -> Result<Written, Error> {
         let failed = |source| Error::Contents {
             act: "write",

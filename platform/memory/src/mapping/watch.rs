@@ -13,7 +13,7 @@ use super::Mapping;
 use super::touched::push;
 use crate::Error;
 
-/// Requests of [`Watcher`]: `UFFDIO_API`, `UFFDIO_REGISTER`, `PAGEMAP_SCAN` (linux/userfaultfd.h, linux/fs.h).
+/// Requests of those who watch memory: `UFFDIO_API`, `UFFDIO_REGISTER`, `PAGEMAP_SCAN` (linux/userfaultfd.h, linux/fs.h).
 pub const WATCH_IOCTLS: &[u64] = &[UFFDIO_API, UFFDIO_REGISTER, PAGEMAP_SCAN];
 
 const UFFDIO_API: u64 = 0xc018_aa3f;
