@@ -31,7 +31,7 @@ const DEBIAN_LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// Further emulated hosts for a theme whose host fails: QEMU's emulation of nested virtualisation ends some (its own
 /// assertions, or the host's kernel panics), which no process in them should be able to do.
-const SPARE_HOSTS: u32 = 2;
+const SPARE_HOSTS: u32 = 5;
 
 /// One test program with its arguments, and what it is told.
 pub(super) struct Run {
