@@ -95,12 +95,25 @@ impl Monitor {
         let text = std::fs::read_to_string(self.folder.path().join("events")).unwrap();
         serde_json::Deserializer::from_str(&text)
             .into_iter::<Value>()
+            // Of the last one perhaps not all is written yet.
+            .map_while(Result::ok)
             .map(|event| {
-                let event = event.unwrap();
                 let text = |member: &str| event[member].as_str().unwrap().to_owned();
                 format!("{}/{}", text("source"), text("event"))
             })
             .collect()
+    }
+
+    /// The same when there are so many: a thread of its own writes them, so that answers may be there before.
+    fn wait_events(&self, count: usize) -> Vec<String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let events = self.events();
+            if events.len() >= count || Instant::now() > deadline {
+                return events;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn end(mut self) {
@@ -170,7 +183,7 @@ fn a_whole_life() {
     assert_eq!(client.get("vm.info").status, 404);
     client.act("vm.delete", "");
     assert_eq!(
-        monitor.events(),
+        monitor.wait_events(12),
         [
             "vmm/starting",
             "vm/booting",

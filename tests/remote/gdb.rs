@@ -158,9 +158,15 @@ fn what_stops_the_guest_does_not_stop_the_api() {
     monitor.act(&["resume"]);
     assert_eq!(monitor.state(), "BreakPoint");
     assert_eq!(monitor.printed(), 0);
-    // gdb that is killed lets the guest go on.
-    let mut child = gdb(&monitor, &["shell sleep 60"]);
-    sleep(Duration::from_millis(500));
+    // gdb that is killed lets the guest go on. What it is to do begins when it is connected.
+    let connected = monitor.path("connected");
+    let command = format!("shell touch {connected}; exec sleep 60");
+    let mut child = gdb(&monitor, &[&command]);
+    let deadline = Instant::now() + LIMIT;
+    while !fs::exists(&connected).unwrap() {
+        assert!(Instant::now() < deadline, "gdb does not connect");
+        sleep(Duration::from_millis(1));
+    }
     child.kill().unwrap();
     child.wait().unwrap();
     monitor.wait_printed(0);
