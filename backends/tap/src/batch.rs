@@ -11,8 +11,7 @@
 //! | 8 | | 840 ns |
 //! | 64 | | 730 ns |
 //!
-//! So few frames are written as ever, and so are all where the host has no such ring. The same is done to receive
-//! frames, which a caller asks for that expects several.
+//! So few frames are written as ever, and so are all where the host has no such ring.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -42,35 +41,14 @@ pub enum Outcome {
     Refused,
 }
 
-/// What became of a request to receive a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// A frame of so many bytes, with its header; as many as there was room for if it was longer.
-    Frame(usize),
-    /// There was no frame.
-    Empty,
-    /// The system call's error (errno(3)): a frame is lost, or the queue is detached.
-    Failed(i32),
-}
-
-/// Frames on their way to or from a queue. They are where the guest has them: nothing is copied, and in the long run nothing
+/// Frames on their way to a queue. They are where the guest has them: nothing is copied, and in the long run nothing
 /// is allocated.
 pub struct Batch {
     ring: Option<IoUring>,
     /// [`MOST_FRAMES`] of them, of which the first `count` are in use.
     frames: Vec<IoVectors>,
     count: usize,
-    /// Of the requests of the last batch: a number of bytes, or an error as a negative number.
-    results: Vec<i32>,
     outcomes: Vec<Outcome>,
-    arrivals: Vec<Arrival>,
-}
-
-/// Whether frames are sent or received.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    Out,
-    In,
 }
 
 impl Batch {
@@ -79,9 +57,7 @@ impl Batch {
     pub fn new(ram: &GuestRam) -> Self {
         let ring = set_up()
             .inspect_err(|error| {
-                telemetry::info!(
-                    "net: frames are sent and received one by one: io_uring_setup: {error}"
-                );
+                telemetry::info!("net: frames are sent one by one: io_uring_setup: {error}");
             })
             .ok();
         let frame = |_| IoVectors::new(ram.clone());
@@ -89,9 +65,7 @@ impl Batch {
             ring,
             frames: (0..MOST_FRAMES).map(frame).collect(),
             count: 0,
-            results: Vec::with_capacity(MOST_FRAMES),
             outcomes: Vec::with_capacity(MOST_FRAMES),
-            arrivals: Vec::with_capacity(MOST_FRAMES),
         }
     }
 
@@ -102,11 +76,6 @@ impl Batch {
         self.count += 1;
         frame.clear();
         Some(frame)
-    }
-
-    /// Empties it.
-    pub fn clear(&mut self) {
-        self.count = 0;
     }
 
     /// Writes the frame with this position in the last [`Batch::send`] once more.
@@ -137,78 +106,25 @@ impl Batch {
     }
 
     fn send_together(&mut self, queue: &Queue, count: usize) {
-        let asked = self.together(queue, count, Way::Out);
-        for (frame, result) in self.frames[..count].iter().zip(&self.results) {
-            self.outcomes.push(match *result {
-                _ if frame.is_empty() => Outcome::Refused,
-                0.. => Outcome::Sent,
-                NOT_ASKED if !asked => Outcome::Refused,
-                // What the ring cannot do, or had no place for.
-                NOT_ABLE | NOT_ASKED => write(frame, queue),
-                error if error == -libc::EAGAIN => Outcome::Full,
-                _ => Outcome::Refused,
-            });
-        }
-    }
-
-    /// Several frames can be received at once here.
-    #[must_use]
-    pub fn receives(&self) -> bool {
-        self.ring.is_some()
-    }
-
-    /// Receives a frame into each place of the batch, in their order, as far as there are frames; the batch is empty
-    /// then. Into a place that was left empty nothing comes. A frame may come between the looks of two requests, so there
-    /// may be one after [`Arrival::Empty`].
-    pub fn receive(&mut self, queue: &Queue) -> &[Arrival] {
-        let count = std::mem::take(&mut self.count);
-        let asked = self.together(queue, count, Way::In);
-        self.arrivals.clear();
-        for (frame, result) in self.frames[..count].iter().zip(&self.results) {
-            let error = match *result {
-                _ if frame.is_empty() => libc::EAGAIN,
-                length @ 0.. => {
-                    self.arrivals.push(Arrival::Frame(length as usize));
-                    continue;
-                }
-                NOT_ASKED if !asked => libc::EIO,
-                NOT_ABLE | NOT_ASKED => match frame.read_from(queue, None) {
-                    Ok(length) => {
-                        self.arrivals.push(Arrival::Frame(length));
-                        continue;
-                    }
-                    Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
-                },
-                error => -error,
-            };
-            self.arrivals.push(if error == libc::EAGAIN {
-                Arrival::Empty
-            } else {
-                Arrival::Failed(error)
-            });
-        }
-        &self.arrivals
-    }
-
-    /// Makes a request for each frame and waits for all; `results` are theirs. False if the kernel took no more, which
-    /// ends the ring.
-    fn together(&mut self, queue: &Queue, count: usize, way: Way) -> bool {
-        self.results.clear();
-        self.results.resize(count, NOT_ASKED);
+        self.outcomes.resize(count, Outcome::Refused);
         let Some(mut ring) = self.ring.take() else {
-            return false;
+            return;
         };
+        // Frames that the ring could not do at all are written; false if there are such.
+        let mut able = true;
         let mut waiting = 0;
         for (index, frame) in self.frames[..count].iter().enumerate() {
             if frame.is_empty() {
                 continue;
             }
-            let entry = entry(queue, frame, way).user_data(index as u64);
+            let entry = entry(queue, frame).user_data(index as u64);
             // SAFETY: the vectors and what they point to are of `self`, and stay as they are until the completion: it
             // is waited for below, and `self` is borrowed until then.
-            if unsafe { ring.submission().push(&entry) }.is_ok() {
-                waiting += 1;
+            if unsafe { ring.submission().push(&entry) }.is_err() {
+                self.outcomes[index] = write(frame, queue);
+                continue;
             }
+            waiting += 1;
         }
         let mut tries = 0;
         while waiting > 0 {
@@ -216,28 +132,31 @@ impl Batch {
                 let again = [libc::EINTR, libc::EAGAIN, libc::EBUSY];
                 tries += 1;
                 if tries > TRIES || !error.raw_os_error().is_some_and(|it| again.contains(&it)) {
-                    telemetry::warn!("net: frames are lost, and go one by one now: {error}");
+                    telemetry::warn!("net: frames are lost, and sent one by one now: {error}");
                     // A request is done when it was handed over, or the ring, which goes, still has it.
-                    return false;
+                    return;
                 }
             }
             for completion in ring.completion() {
                 waiting -= 1;
                 let index = usize::try_from(completion.user_data()).unwrap_or(usize::MAX);
-                if let Some(result) = self.results.get_mut(index) {
-                    *result = completion.result();
-                }
+                let Some(outcome) = self.outcomes.get_mut(index) else {
+                    continue;
+                };
+                *outcome = match completion.result() {
+                    0.. => Outcome::Sent,
+                    error if error == -libc::EAGAIN => Outcome::Full,
+                    error if error == -libc::EOPNOTSUPP => {
+                        able = false;
+                        write(&self.frames[index], queue)
+                    }
+                    _ => Outcome::Refused,
+                };
             }
         }
-        // Where the ring cannot do such requests at all there is none from now on.
-        self.ring = (!self.results.contains(&NOT_ABLE)).then_some(ring);
-        true
+        self.ring = able.then_some(ring);
     }
 }
-
-/// Results of requests: the ring cannot do them; they were not made.
-const NOT_ABLE: i32 = -libc::EOPNOTSUPP;
-const NOT_ASKED: i32 = i32::MIN;
 
 impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -259,30 +178,21 @@ fn set_up() -> io::Result<IoUring> {
     Ok(ring)
 }
 
-/// A request that never waits, even where the kernel would for a file that does not block.
-fn entry(queue: &Queue, frame: &IoVectors, way: Way) -> Entry {
+/// A write that never waits, even where the kernel would for a file that does not block.
+fn entry(queue: &Queue, frame: &IoVectors) -> Entry {
     let fd = Fd(queue.0.as_raw_fd());
     let vectors = frame.as_raw();
-    let flags = libc::RWF_NOWAIT;
     if let [one] = vectors
         && let Ok(length) = u32::try_from(one.iov_len)
     {
-        let start = one.iov_base.cast();
-        return match way {
-            Way::Out => opcode::Write::new(fd, start, length)
-                .rw_flags(flags)
-                .build(),
-            Way::In => opcode::Read::new(fd, start, length).rw_flags(flags).build(),
-        };
+        return opcode::Write::new(fd, one.iov_base.cast(), length)
+            .rw_flags(libc::RWF_NOWAIT)
+            .build();
     }
-    let (start, count) = (vectors.as_ptr(), u32::try_from(vectors.len()));
-    let count = count.unwrap_or(u32::MAX);
-    match way {
-        Way::Out => opcode::Writev::new(fd, start, count)
-            .rw_flags(flags)
-            .build(),
-        Way::In => opcode::Readv::new(fd, start, count).rw_flags(flags).build(),
-    }
+    let count = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
+    opcode::Writev::new(fd, vectors.as_ptr(), count)
+        .rw_flags(libc::RWF_NOWAIT)
+        .build()
 }
 
 /// Writes one frame.

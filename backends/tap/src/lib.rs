@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use sandbox::Allow;
 
-pub use batch::{Arrival, Batch, MOST_FRAMES, Outcome};
+pub use batch::{Batch, MOST_FRAMES, Outcome};
 pub use error::{Error, Result};
 pub use open::{check_name, node};
 pub use settings::{Settings, prefix_length};

@@ -28,7 +28,6 @@ mod control;
 mod device;
 mod feature;
 mod mac;
-mod moderation;
 mod pair;
 mod receive;
 mod shared;

@@ -3,9 +3,6 @@
 //! A frame goes from the kernel straight into the driver's buffers, by one readv(2). How long it is shows only then,
 //! so there is room for the longest one before. Where the driver merges buffers (`MRG_RXBUF`) this takes many small
 //! ones, of which most frames use one or two; the others stay at hand, with their list of vectors, for the next.
-//!
-//! Where each chain has room for any frame, which is so for drivers that take no segments longer than packets, and
-//! several frames came last time, as many are asked for at once ([`Batch`]).
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,13 +10,11 @@ use std::time::{Duration, Instant};
 
 use limiter::Limiter;
 use memory::{IoVectors, MOST_VECTORS};
-use tap::{Batch, HEADER, MOST_FRAMES, Queue};
+use tap::{HEADER, Queue};
 use virtio::{Chain, Error, Ring};
 
 use crate::feature::{GUEST_SEGMENTS, MRG_RXBUF};
 use crate::shared::Tally;
-
-mod together;
 
 /// Place in the header of the number of chains that a frame takes (VIRTIO 1.3, 5.1.6).
 const NUM_BUFFERS: usize = 10;
@@ -72,12 +67,6 @@ pub(crate) struct Receive {
     impatient: bool,
     /// Those that a frame took, for a moment.
     used: Vec<(Chain, u32)>,
-    /// So many frames are expected.
-    expected: usize,
-    /// Chains whose buffers are in the batch, for a moment.
-    gathered: VecDeque<Chain>,
-    /// Bytes of the frames that came into them.
-    lengths: Vec<u32>,
 }
 
 impl Receive {
@@ -100,9 +89,6 @@ impl Receive {
             short: false,
             impatient: false,
             used: Vec::new(),
-            expected: 0,
-            gathered: VecDeque::with_capacity(MOST_FRAMES),
-            lengths: Vec::with_capacity(MOST_FRAMES),
         }
     }
 
@@ -123,22 +109,15 @@ impl Receive {
         self.impatient = self.short;
     }
 
-    /// Receives frames, several at once by way of `batch` where that pays, and tells the driver.
+    /// Receives frames, and tells the driver.
     pub(crate) fn turn(
         &mut self,
-        batch: &mut Batch,
         queue: &Queue,
         limit: Option<&Limiter>,
         tally: &mut Tally,
     ) -> Turn {
         self.ring.silence();
-        let before = tally.frames;
-        let turn = match limit {
-            None => self.receive_together(batch, queue, tally),
-            Some(_) => None,
-        };
-        let turn = turn.unwrap_or_else(|| self.receive(queue, limit, tally));
-        self.expected = usize::try_from(tally.frames - before).unwrap_or(usize::MAX);
+        let turn = self.receive(queue, limit, tally);
         self.ring.notify();
         turn
     }

@@ -10,7 +10,6 @@ use reactor::{Interest, Readiness, Sources, Timer, Token, Worker};
 use tap::{Batch, Queue};
 use virtio::Ring;
 
-use crate::moderation::Moderation;
 use crate::receive::{self, Receive};
 use crate::shared::{LINK_UP, Shared, Tally};
 use crate::transmit::{self, Transmit};
@@ -48,7 +47,6 @@ pub(crate) struct PairWorker {
     receive: Option<Receive>,
     transmit: Option<Transmit>,
     batch: Batch,
-    moderation: Moderation,
     /// Frames that come can be received.
     receiving: bool,
     /// Frames that the tap did not take wait for it.
@@ -76,7 +74,6 @@ impl PairWorker {
             shared,
             queue,
             orders,
-            moderation: Moderation::new(),
             receive: None,
             transmit: None,
             receiving: false,
@@ -168,13 +165,13 @@ impl PairWorker {
         let mut tally = Tally::default();
         let begin = Instant::now();
         let limit = self.shared.receive_limit.as_ref();
-        let mut turn = receive.turn(&mut self.batch, &self.queue, limit, &mut tally);
+        let mut turn = receive.turn(&self.queue, limit, &mut tally);
         if turn == receive::Turn::Detached {
             // Once more while nobody attaches or detaches: now it means that there is no interface.
-            let (batch, queue) = (&mut self.batch, &self.queue);
+            let queue = &self.queue;
             turn = self.shared.while_settled(self.index, |attached| {
                 if attached {
-                    receive.turn(batch, queue, limit, &mut tally)
+                    receive.turn(queue, limit, &mut tally)
                 } else {
                     receive::Turn::Hungry
                 }
@@ -189,13 +186,7 @@ impl PairWorker {
                 set(&mut self.receive_timer, RECEIVE_TIMER, wait, sources)?;
             }
             receive::Turn::Detached => self.lose_tap(),
-            receive::Turn::Empty => {
-                let pause = self.moderation.taken(tally.frames, Instant::now());
-                if !pause.is_zero() {
-                    std::thread::sleep(pause);
-                }
-            }
-            receive::Turn::Hungry | receive::Turn::More => {}
+            receive::Turn::Empty | receive::Turn::Hungry | receive::Turn::More => {}
         }
         self.watch_tap(sources)
     }
