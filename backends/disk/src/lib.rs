@@ -41,6 +41,7 @@
 //! An image that another program makes shorter while it is in use gives errors for what is gone (`EIO`), not zeros: a
 //! guest takes zeros for data. Bytes after the last full sector of a file are not part of the disk.
 
+mod behind;
 mod buffer;
 mod bytes;
 mod claim;

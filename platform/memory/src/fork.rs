@@ -108,19 +108,8 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::testing::{GIB, MIB, first, has};
-    use crate::{RamOptions, RegionSpec};
-
-    const LAYOUT: [RegionSpec; 2] = [
-        RegionSpec {
-            start: 0,
-            size: 8 * MIB,
-        },
-        RegionSpec {
-            start: 4 * GIB,
-            size: 4 * MIB,
-        },
-    ];
+    use crate::RamOptions;
+    use crate::testing::{GIB, LAYOUT, MIB, first, has};
 
     fn options(shared: bool) -> RamOptions {
         RamOptions {

@@ -10,6 +10,18 @@ use crate::{GuestRam, Mapping, RamOptions, RegionSpec};
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
 
+/// RAM with a hole in it, as guests of more than 3 GiB have it.
+pub(crate) const LAYOUT: [RegionSpec; 2] = [
+    RegionSpec {
+        start: 0,
+        size: 8 * MIB,
+    },
+    RegionSpec {
+        start: 4 * GIB,
+        size: 4 * MIB,
+    },
+];
+
 /// RAM of `size` bytes at guest address 0.
 pub(crate) fn ram(size: u64, options: &RamOptions) -> GuestRam {
     GuestRam::new(&[RegionSpec { start: 0, size }], options).unwrap()

@@ -8,14 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Mapping, Place, narrow, open_file};
+use super::{Mapping, Place, narrow};
+use crate::behind::OpenFiles;
 use crate::error::lost;
 use crate::image::Image;
 use crate::storage::Storage;
 use crate::{Error, OpenOptions};
 
-/// The most images that lie behind each other.
-const MOST_LAYERS: usize = 32;
 /// Bytes of a path, as UTF-16: what Linux takes has 4096 in UTF-8.
 pub(crate) const LONGEST_NAME: usize = 8192;
 
@@ -63,9 +62,9 @@ impl Layer {
 pub(crate) struct Chain<'a> {
     pub(crate) options: &'a OpenOptions,
     refuse: fn(&Path, String) -> Error,
-    seen: Vec<(u64, u64, u64)>,
+    files: OpenFiles,
     /// The files that images named.
-    pub(crate) named: Vec<PathBuf>,
+    named: Vec<PathBuf>,
 }
 
 impl<'a> Chain<'a> {
@@ -74,7 +73,7 @@ impl<'a> Chain<'a> {
         Self {
             options,
             refuse,
-            seen: Vec::new(),
+            files: OpenFiles::default(),
             named: Vec::new(),
         }
     }
@@ -84,25 +83,18 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// Also if it is one of those before it, or there are too many.
     pub(crate) fn open_file(&mut self, path: &Path, read_only: bool) -> Result<Arc<Image>, Error> {
-        let file = open_file(&OpenOptions {
-            path: path.to_owned(),
-            read_only,
-            ..self.options.clone()
-        })?;
-        let identity = file.identity().map_err(|source| Error::Ask {
-            path: path.to_owned(),
-            what: "the identity",
-            source,
-        })?;
-        if self.seen.contains(&identity) {
-            return Err((self.refuse)(path, "it is its own parent".into()));
+        self.files.open(self.options, path, read_only, self.refuse)
+    }
+
+    /// The files that are opened because images name them, if `open` can open them all.
+    pub(crate) fn named_by<T>(
+        mut self,
+        open: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Vec<PathBuf> {
+        match open(&mut self) {
+            Ok(_) => self.named,
+            Err(_) => Vec::new(),
         }
-        if self.seen.len() >= MOST_LAYERS {
-            let why = format!("more than {MOST_LAYERS} images lie behind each other");
-            return Err((self.refuse)(path, why));
-        }
-        self.seen.push(identity);
-        Ok(file)
     }
 
     /// The parent's path, from the names that the image at `path` has for it, the best first.

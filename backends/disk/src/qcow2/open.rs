@@ -9,13 +9,11 @@ use super::map::Map;
 use super::owner::Writer;
 use super::read::{Layer, Qcow2};
 
+use crate::behind::OpenFiles;
 use crate::image::Image;
 use crate::port::choose;
 use crate::storage::Storage;
-use crate::{Disk, Error, ImageType, OpenOptions};
-
-/// The most images that lie behind each other.
-const MOST_LAYERS: usize = 32;
+use crate::{Disk, Error, OpenOptions};
 
 /// Opens an image as a disk.
 ///
@@ -87,7 +85,7 @@ struct Opened {
 /// The images that are being opened, the one of the guest first.
 struct Chain<'a> {
     options: &'a OpenOptions,
-    seen: Vec<(u64, u64, u64)>,
+    files: OpenFiles,
     /// Files that images named, and whether they are written.
     named: Vec<(PathBuf, bool)>,
 }
@@ -96,34 +94,14 @@ impl<'a> Chain<'a> {
     fn new(options: &'a OpenOptions) -> Self {
         Self {
             options,
-            seen: Vec::new(),
+            files: OpenFiles::default(),
             named: Vec::new(),
         }
     }
 
     fn open_file(&mut self, path: &Path, read_only: bool) -> Result<Arc<Image>, Error> {
-        let file = Image::open(&OpenOptions {
-            path: path.to_owned(),
-            read_only,
-            image_type: ImageType::Raw,
-            ..self.options.clone()
-        })?;
-        let identity = file.identity().map_err(|source| Error::Ask {
-            path: path.to_owned(),
-            what: "the identity",
-            source,
-        })?;
-        if self.seen.contains(&identity) {
-            return Err(refuse(path, "it is its own backing file or data file"));
-        }
-        if self.seen.len() >= MOST_LAYERS {
-            return Err(refuse(
-                path,
-                format!("more than {MOST_LAYERS} files lie behind each other"),
-            ));
-        }
-        self.seen.push(identity);
-        Ok(Arc::new(file))
+        let refuse = |path: &Path, why| refuse(path, why);
+        self.files.open(self.options, path, read_only, refuse)
     }
 
     fn open(&mut self, path: &Path, read_only: bool) -> Result<Opened, Error> {
@@ -133,7 +111,7 @@ impl<'a> Chain<'a> {
             None => Arc::clone(&file),
             Some(name) => {
                 let data = self.resolve(path, name, "data file")?;
-                let is_first = self.seen.len() == 1;
+                let is_first = self.files.count() == 1;
                 self.named
                     .push((data.clone(), is_first && !self.options.read_only));
                 self.open_file(&data, read_only)?

@@ -109,13 +109,10 @@ fn open_parent(chain: &mut Chain<'_>, path: &Path, image: &Vhd) -> Result<Option
 
 /// The files that are opened with an image because it and its parents name them.
 pub(crate) fn behind(options: &OpenOptions) -> Vec<PathBuf> {
-    let mut chain = Chain::new(options, refuse);
-    let opened = open_image(&mut chain, &options.path, true)
-        .and_then(|(image, _)| open_parent(&mut chain, &options.path, &image));
-    match opened {
-        Ok(_) => chain.named,
-        Err(_) => Vec::new(),
-    }
+    Chain::new(options, refuse).named_by(|chain| {
+        let (image, _) = open_image(chain, &options.path, true)?;
+        open_parent(chain, &options.path, &image)
+    })
 }
 
 /// What an image is.

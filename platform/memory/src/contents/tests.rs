@@ -3,19 +3,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::blocks::BLOCK;
-use crate::testing::{GIB, MIB, first, resident_pages};
-use crate::{RamOptions, RegionSpec, SavedFile};
-
-const LAYOUT: [RegionSpec; 2] = [
-    RegionSpec {
-        start: 0,
-        size: 8 * MIB,
-    },
-    RegionSpec {
-        start: 4 * GIB,
-        size: 4 * MIB,
-    },
-];
+use crate::testing::{GIB, LAYOUT, MIB, first, resident_pages};
+use crate::{RamOptions, SavedFile};
 
 fn options(shared: bool) -> RamOptions {
     RamOptions {

@@ -1,20 +1,10 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::testing::{GIB, MIB};
+use crate::testing::{GIB, LAYOUT, MIB};
 use crate::{Blocks, SavedFile};
 
 const PAGE: u64 = 4096;
-const LAYOUT: [RegionSpec; 2] = [
-    RegionSpec {
-        start: 0,
-        size: 8 * MIB,
-    },
-    RegionSpec {
-        start: 4 * GIB,
-        size: 4 * MIB,
-    },
-];
 
 fn spans(list: &[(u64, u64)]) -> Vec<Range<u64>> {
     list.iter().map(|(start, end)| *start..*end).collect()

@@ -4,19 +4,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use super::*;
-use crate::testing::{GIB, MIB};
-use crate::{RamOptions, RegionSpec, SavedFile};
+use crate::testing::{GIB, LAYOUT, MIB};
+use crate::{RamOptions, SavedFile};
 
-const LAYOUT: [RegionSpec; 2] = [
-    RegionSpec {
-        start: 0,
-        size: 8 * MIB,
-    },
-    RegionSpec {
-        start: 4 * GIB,
-        size: 4 * MIB,
-    },
-];
 const PAGE: u64 = 4096;
 
 fn saved(file: File) -> SavedFile {

@@ -1,18 +1,8 @@
 use super::*;
-use crate::testing::{GIB, MIB};
-use crate::{RamOptions, RegionSpec};
+use crate::RamOptions;
+use crate::testing::{GIB, LAYOUT, MIB};
 
 const PAGE: u64 = 4096;
-const LAYOUT: [RegionSpec; 2] = [
-    RegionSpec {
-        start: 0,
-        size: 8 * MIB,
-    },
-    RegionSpec {
-        start: 4 * GIB,
-        size: 4 * MIB,
-    },
-];
 
 fn options(shared: bool) -> RamOptions {
     RamOptions {

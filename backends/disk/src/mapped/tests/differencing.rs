@@ -314,7 +314,7 @@ fn parents_that_are_not_those_of_their_children_are_refused() {
         assert!(message(&of(base.id, r"C:\images\base")).contains("what can be followed"));
         assert!(open(&of(base.id, "nothing")).is_err());
         // Its own parent, by its name and by another one.
-        assert!(message(&of(base.id, "child")).contains("its own parent"));
+        assert!(message(&of(base.id, "child")).contains("lies behind itself"));
         let mut last = base.id;
         let mut name = "base".to_owned();
         for number in 0..32 {
